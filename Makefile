@@ -1,0 +1,40 @@
+# `make demo` and `make test` do all the set-up by themselves. Variables that can be given on the command line:
+#   PYTHON    the interpreter to make .venv from     make setup PYTHON=python3.12
+#   EXTRAS    what to install beside the core        make setup EXTRAS=gpu,hub,dev
+#   PIP_ARGS  more arguments for pip install         make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#             (this one takes the small CPU build of torch, where pip would fetch the CUDA one)
+#   PYTEST_ARGS                                      make test PYTEST_ARGS="-n 4 tests/store"
+EXTRAS ?= cpu,dev
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: setup demo test lint types bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt infra/setup.sh
+	PYTHON="$(PYTHON)" infra/setup.sh $(VENV) $(EXTRAS) $(PIP_ARGS)
+	@touch $@
+
+demo: setup
+	$(BIN)/palimpsest demo
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m infra.bench.reading
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

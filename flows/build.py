@@ -1,0 +1,80 @@
+"""Recipe -> objects: the only place where settings become backbones, features and trainers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flows.recipe import Recipe
+from learner import registry
+from learner.features import TrunkFeatures
+from learner.loader import Example
+from learner.modules.encoder import trunk_depths
+from learner.trainer import Settings, Trainer
+from store.lake import Lake
+from store.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's identity: (stream, method, seed, configuration digest).
+
+    Attributes:
+        trial: any departure from the recipe's own configuration; trials are never gated.
+    """
+
+    run_id: str
+    digest: str
+    trial: bool
+    settings: Settings
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run(recipe: Recipe, *, method: str | None, seed: int, overridden: bool) -> Run:
+    """The run that a recipe, a method and a seed name."""
+    spec = recipe.learner
+    chosen = method or spec.method
+    params = spec.params if chosen == spec.method else {}
+    settings = Settings(
+        method=chosen,
+        seed=seed,
+        params=params,
+        **{
+            name: getattr(spec, name)
+            for name in type(spec).model_fields
+            if name not in ("method", "params", "backbones")
+        },
+    )
+    described = {"dataset": recipe.dataset, "stream": recipe.stream.model_dump(), "learner": spec.model_dump()}
+    text = json.dumps({**described, "method": chosen, "params": params}, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    trial = overridden or chosen != spec.method or seed != 0
+    return Run(f"{recipe.name}-{chosen}-s{seed}-{digest}", digest, trial, settings)
+
+
+def trainer(
+    lake: Lake, ledger: Ledger, recipe: Recipe, one: Run, *, snapshot: str | None, past: Sequence[Example]
+) -> Trainer:
+    """A trainer for `one` that goes on from `snapshot`."""
+    where = device()
+    models = registry.backbones(recipe.learner.backbones, lake, where)
+    features = TrunkFeatures(lake, models, trunk_depths(models, one.settings.stages), where)
+    return Trainer(
+        lake=lake,
+        ledger=ledger,
+        run_id=one.run_id,
+        backbones=models,
+        features=features,
+        settings=one.settings,
+        device=where,
+        snapshot=snapshot,
+        past=past,
+    )

@@ -1,0 +1,67 @@
+"""What several commands share: the lake they work on, and printing rows."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import click
+
+FORMATS = click.Choice(["table", "csv", "json"])
+
+
+def with_lake(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the lake as its first argument; its --lake and --debug go before those of `palimpsest` itself."""
+
+    @click.option("--lake", "folder", metavar="DIR", hidden=True)
+    @click.option("--debug", is_flag=True, hidden=True)
+    @click.pass_context
+    @functools.wraps(function)
+    def command(ctx: click.Context, /, *, folder: str | None, debug: bool, **arguments: Any) -> None:
+        from pathlib import Path
+
+        from store.lake import Lake
+
+        ctx.meta["debug"] = debug
+        function(Lake(Path(folder or ctx.find_root().params["lake"])), **arguments)
+
+    return command
+
+
+def show(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], form: str = "table") -> None:
+    """Print `rows` as an aligned table, as CSV with a header line, or as a JSON list of objects."""
+    if form == "json":
+        import json
+
+        click.echo(json.dumps(rows, default=_plain, ensure_ascii=False, indent=2))
+    elif form == "csv":
+        import csv
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row[name] for name in columns] for row in rows)
+    else:
+        cells = [list(columns), *([_cell(row[name]) for name in columns] for row in rows)]
+        widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+        cells.insert(1, ["-" * width for width in widths])
+        for line in cells:
+            click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _plain(value: object) -> object:
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case float() | Decimal():
+            return f"{value:.4g}"
+        case list():
+            return ";".join(map(str, value))
+        case _:
+            return str(value)

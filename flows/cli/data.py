@@ -1,0 +1,82 @@
+"""Commands from nothing to shards: synthesize, source, ingest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.cli.common import with_lake
+
+if TYPE_CHECKING:
+    from store.lake import Lake
+
+SOME_QUARANTINED = 3
+
+
+@click.command()
+@click.argument("layout")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to write it.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--size", default="small", show_default=True)
+def synthesize(layout: str, out: Path, seed: int, size: str) -> None:
+    """Write recordings of our own in an official LAYOUT, as samsemo."""
+    from pipelines.synthesize import synthesize as write
+
+    click.echo(write(layout, out, seed=seed, size=size))
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@with_lake
+def source(lake: Lake, dataset: str, folder: Path) -> None:
+    """Tell the lake once where the recordings of DATASET lie."""
+    from flows.source import set_source
+
+    set_source(lake, dataset, folder)
+    click.echo(f"{dataset}: {folder.absolute()}")
+
+
+@click.command()
+@click.argument("dataset")
+@click.option("--source", type=click.Path(path_type=Path), help="The recordings; default: as told to `source`.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default: one per core.")
+@click.option("--limit", type=click.IntRange(min=1), help="Take only the first so many recordings.")
+@click.option("--as", "as_name", metavar="NAME", help="Keep it under another name, such as for another format.")
+@click.option("--retry-quarantined", is_flag=True, help="Try the recordings in quarantine again.")
+@click.option("--shards", metavar="URL", help="Where shards go, such as s3://bucket/prefix; default: into the lake.")
+@with_lake
+def ingest(
+    lake: Lake,
+    dataset: str,
+    source: Path | None,
+    workers: int | None,
+    limit: int | None,
+    as_name: str | None,
+    retry_quarantined: bool,
+    shards: str | None,
+) -> None:
+    """Turn the recordings of DATASET into shards and catalog rows.
+
+    What the lake holds already is skipped. Recordings that cannot be read go to quarantine with a reason while the
+    others are ingested; the exit code is then 3.
+    """
+    from flows.ingest import ingest as run
+
+    summary = run(
+        lake,
+        dataset,
+        source=source,
+        workers=workers,
+        limit=limit,
+        as_name=as_name,
+        retry_quarantined=retry_quarantined,
+        shards=shards,
+    )
+    count = len(summary.quarantined)
+    click.echo(f"ingested {summary.ingested:,} · skipped {summary.skipped:,} · quarantined {count:,}")
+    for reason in summary.quarantined:
+        click.echo(f"  quarantined {reason}")
+    raise SystemExit(SOME_QUARANTINED if count else 0)

@@ -1,0 +1,29 @@
+-- What is in the lake?
+SELECT dataset, split, count(*) AS samples, round(sum(duration_s) / 3600, 2) AS hours FROM samples GROUP BY ALL ORDER BY ALL;
+
+-- What could not be read, and why?
+SELECT dataset, name, reason FROM quarantine ORDER BY ALL;
+
+-- Accuracy on each task after each task
+SELECT method, seed, after_task, on_task, task_name, accuracy FROM task_accuracy
+WHERE protocol = 'classifier' AND modalities = 'all' AND split = 'test' ORDER BY ALL;
+
+-- Methods side by side, over their seeds
+SELECT stream, method, count(*) AS seeds, avg(average_accuracy) AS average_accuracy, avg(last_accuracy) AS last_accuracy,
+       avg(forgetting) AS forgetting FROM stream_summary
+WHERE protocol = 'classifier' AND modalities = 'all' AND split = 'test' GROUP BY ALL ORDER BY stream, average_accuracy DESC;
+
+-- What is each modality worth?
+SELECT stream, method, modalities, avg(last_accuracy) AS last_accuracy FROM stream_summary
+WHERE protocol = 'classifier' AND split = 'test' GROUP BY ALL ORDER BY ALL;
+
+-- Which classes are taken for which?
+SELECT label, predicted, count(*) AS times FROM predictions
+WHERE label <> predicted AND protocol = 'classifier' AND modalities = 'all' GROUP BY ALL ORDER BY times DESC LIMIT 20;
+
+-- What was promoted or refused, and why?
+SELECT recorded_at, stream, after_task, verdict, reason FROM promotions ORDER BY recorded_at DESC LIMIT 20;
+
+-- From a sample back to its recording and source file
+SELECT samples.key, samples.shard, recordings.name, recordings.source_path
+FROM samples JOIN recordings USING (dataset, recording) LIMIT 20;

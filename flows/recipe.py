@@ -1,0 +1,149 @@
+"""A recipe says everything about a stream: which recordings, cut how, in which tasks, learned by what, judged how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines.clip import ClipFormat
+from store.types import PalimpsestError
+
+
+class Part(BaseModel):
+    """A frozen part of a recipe; a key that is not one of its fields is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReaderSpec(Part):
+    """Which layout the recordings lie in."""
+
+    name: str = Field(description="a reader of pipelines.readers")
+    parameters: dict[str, Any] = Field({}, description="the reader's own settings")
+
+
+class TaskSpec(Part):
+    """One task, named by what belongs to it."""
+
+    name: str = Field(description="what people call the task")
+    labels: tuple[str, ...] = Field((), description="samples with any of these labels; empty for all labels")
+    domains: tuple[str, ...] = Field((), description="samples from any of these domains; empty for all domains")
+
+
+class StreamSpec(Part):
+    """How samples become a sequence of tasks: listed one by one, or drawn by label or domain."""
+
+    scenario: Literal["class-incremental", "domain-incremental", "modality-incremental"] = Field(
+        description="what is new from task to task"
+    )
+    tasks: tuple[TaskSpec, ...] = Field((), description="the tasks in order; empty to form them by `by`")
+    by: Literal["label", "domain"] | None = Field(None, description="what tasks are formed by when none are listed")
+    per_task: int = Field(1, ge=1, description="labels or domains a task")
+    order: tuple[str, ...] = Field((), description="labels or domains in order; others follow in order of name")
+    order_seed: int | None = Field(None, description="shuffles the task order; None keeps it as written")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> StreamSpec:
+        if bool(self.tasks) == bool(self.by):
+            raise ValueError("give either `tasks` or `by`, not both and not neither")
+        return self
+
+
+class LearnerSpec(Part):
+    """What learns, and how."""
+
+    backbones: dict[str, str] = Field(description="a backbone of the registry for each modality")
+    method: str = Field("crossmodal-moe", description="a method of learner.methods")
+    epochs: int = Field(10, ge=1, description="passes over a task's samples")
+    batch_size: int = Field(32, ge=1, description="samples a step")
+    lr: float = Field(1e-3, gt=0, description="learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
+    stages: int = Field(2, ge=1, le=4, description="quarters of each backbone, from its end, that get adapters")
+    memory: int = Field(0, ge=0, description="exemplars kept of past tasks, in samples")
+    anchors: int = Field(10, ge=1, description="anchors kept of each class and domain")
+    params: dict[str, Any] = Field({}, description="the method's own settings")
+
+
+class GateSpec(Part):
+    """What an update must hold to be promoted, on the val split."""
+
+    max_forgetting: float = Field(0.15, ge=0, le=1, description="most accuracy that earlier tasks may lose, 0 to 1")
+    min_new_accuracy: float = Field(0.0, ge=0, le=1, description="least accuracy on the new task, 0 to 1")
+
+
+class Recipe(Part):
+    """All that is needed to go from recordings to a gated, learned stream."""
+
+    name: str = Field(description="the stream's name")
+    dataset: str = Field(description="the data set it reads, in the lake")
+    reader: ReaderSpec = Field(description="how recordings are found")
+    format: ClipFormat = Field(default_factory=ClipFormat, description="how samples are cut")
+    group: Literal["label", "domain", "arrival", "none"] = Field("none", description="what shards are sorted by")
+    stream: StreamSpec = Field(description="the sequence of tasks")
+    learner: LearnerSpec = Field(description="what learns")
+    gate: GateSpec = Field(default_factory=GateSpec, description="when an update is promoted")
+
+
+def names() -> tuple[str, ...]:
+    """The recipes that come with Palimpsest."""
+    return tuple(sorted(path.name[:-5] for path in _packaged().iterdir() if path.name.endswith(".yaml")))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """The recipe called so, or the one in the YAML file at that path.
+
+    Raises:
+        PalimpsestError: there is none, or it is not valid; the message names the field.
+    """
+    text, where = str(name_or_path), Path(name_or_path).expanduser()
+    if text in names():
+        content = (_packaged() / f"{text}.yaml").read_text()
+    elif where.suffix in (".yaml", ".yml") and where.is_file():
+        content = where.read_text()
+    else:
+        raise PalimpsestError(f"no recipe {text!r}: it is neither a YAML file nor one of {', '.join(names())}")
+    try:
+        return _validated(yaml.safe_load(content), text)
+    except yaml.YAMLError as error:
+        raise PalimpsestError(f"{text} is not valid YAML: {error}") from error
+
+
+def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """`recipe` with settings such as ``learner.epochs=3`` or ``learner.params.experts=8``; values are YAML.
+
+    Raises:
+        PalimpsestError: a setting is not ``key=value``, or the recipe has no such field.
+    """
+    data = recipe.model_dump(mode="json")
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        *parents, last = path.strip().split(".")
+        if not equals or not last:
+            raise PalimpsestError(f"{setting!r} is not a setting: write key=value, such as learner.epochs=3")
+        place = data
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                raise PalimpsestError(f"{path} is no field of recipe {recipe.name}: there is no {parent}")
+            place = place[parent]
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise PalimpsestError(f"the value of {setting!r} is not valid YAML") from error
+    return _validated(data, recipe.name)
+
+
+def _validated(data: Any, where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        raise PalimpsestError(f"recipe {where} is not valid: {faults}") from error
+
+
+def _packaged() -> Any:
+    return resources.files("flows") / "recipes"

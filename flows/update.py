@@ -1,0 +1,149 @@
+"""Learn what is new, measure what is kept, promote or refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows import build, stream
+from flows.gate import judge
+from flows.recipe import Recipe, load_recipe, override
+from learner.data import Task
+from learner.trainer import Trainer
+from store import champions
+from store.catalog import write_catalog
+from store.lake import Lake, lock
+from store.ledger import Ledger
+from store.snapshots import snapshot_id
+from store.types import PalimpsestError
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class UpdateSummary:
+    """What an update did.
+
+    Attributes:
+        learned: tasks learnt just now.
+        tasks: tasks of the stream.
+        promoted: snapshots that passed the gate just now.
+        refused: reasons of the gate, where it refused.
+    """
+
+    stream: str
+    run_id: str
+    tasks: int
+    learned: list[str] = field(default_factory=list)
+    promoted: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def update(
+    lake: Lake,
+    name: str | Recipe,
+    *,
+    method: str | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    retry: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> UpdateSummary:
+    """Bring a run of stream `name` up to date: resume its checkpoint, else go on from its last snapshot, else start.
+
+    Args:
+        lake: holds everything.
+        name: a recipe.
+        method: another than the recipe's, which makes the run a trial.
+        seed: of initialisation and sample order; another than 0 makes the run a trial.
+        overrides: ``key=value`` settings of the recipe, which make the run a trial.
+        retry: judge a refused challenger again.
+        progress: told what goes on, how far it is and how far it will go.
+
+    Raises:
+        PalimpsestError: there is nothing to learn from, or another update of the stream is running.
+    """
+    recipe = name if isinstance(name, Recipe) else load_recipe(name)
+    recipe = override(recipe, overrides)
+    one = build.run(recipe, method=method, seed=seed, overridden=bool(overrides))
+    ledger = Ledger(lake)
+    try:
+        with lock(lake, f"update-{recipe.name}"):
+            summary = _update(lake, ledger, recipe, one, retry, progress)
+    except BlockingIOError as error:
+        raise PalimpsestError(
+            f"another update of stream {recipe.name} is running in {lake.root}: wait for it"
+        ) from error
+    write_catalog(lake)
+    return summary
+
+
+def _update(
+    lake: Lake, ledger: Ledger, recipe: Recipe, one: build.Run, retry: bool, progress: Progress
+) -> UpdateSummary:
+    summary = UpdateSummary(recipe.name, one.run_id, stream.seal(ledger, recipe))
+    data = stream.load(ledger, recipe)
+    _record(ledger, recipe, one, "running")
+    trainer, tasks = resume(lake, ledger, recipe, one, data, progress)
+    for number, name in data.names.items():
+        if number > len(tasks):
+            tasks.append(trainer.task(number, name, data.tasks[number]))
+            what = f"task {number}/{summary.tasks} {name}"
+            trainer.learn(tasks[-1], tasks[:-1], lambda done, total, what=what: progress(what, done, total))
+            summary.learned.append(name)
+        if not one.trial and not _pass_gate(lake, ledger, recipe, one, number, retry, summary):
+            break
+    _record(ledger, recipe, one, "refused" if summary.refused else "done")
+    return summary
+
+
+def resume(
+    lake: Lake, ledger: Ledger, recipe: Recipe, one: build.Run, data: stream.StreamData, progress: Progress
+) -> tuple[Trainer, list[Task]]:
+    """A trainer at the run's last snapshot, and the tasks that it has learnt."""
+    done = ledger.rows("SELECT snapshot_id FROM snapshots WHERE run_id = ? ORDER BY after_task", [one.run_id])
+    past = [example for number in range(1, len(done) + 1) for example in data.tasks[number]["train"]]
+    snapshot = done[-1]["snapshot_id"] if done else None
+    trainer = build.trainer(lake, ledger, recipe, one, snapshot=snapshot, past=past)
+    total, ready = sum(map(len, data.shards.values())), 0
+
+    def tell(count: int) -> None:
+        nonlocal ready
+        ready += count
+        progress("frozen features", ready, total)
+
+    trainer.features.prepare(data.shards, tell)
+    return trainer, [trainer.task(n, data.names[n], data.tasks[n]) for n in range(1, len(done) + 1)]
+
+
+def _pass_gate(
+    lake: Lake, ledger: Ledger, recipe: Recipe, one: build.Run, number: int, retry: bool, summary: UpdateSummary
+) -> bool:
+    """Judge the snapshot after task `number` where that is still open; False where the stream must stop there."""
+    snapshot = snapshot_id(one.run_id, number)
+    last = ledger.rows(
+        "SELECT verdict, reason FROM promotions WHERE snapshot_id = ? ORDER BY promotion DESC LIMIT 1", [snapshot]
+    )
+    if last and last[0]["verdict"] != champions.REFUSED:
+        return True
+    if last and not retry:
+        summary.refused.append(f"{snapshot}: {last[0]['reason']}; it waits for `--retry`")
+        return False
+    verdict = judge(ledger, one.run_id, number, recipe.gate)
+    figures: dict[str, Any] = {"reason": verdict.reason, "figures": verdict.figures}
+    if not verdict.passed:
+        champions.refuse(lake, ledger, recipe.name, snapshot, **figures)
+        summary.refused.append(f"{snapshot}: {verdict.reason}")
+        return False
+    champions.promote(lake, ledger, recipe.name, snapshot, expected=champions.champion(ledger, recipe.name), **figures)
+    summary.promoted.append(snapshot)
+    return True
+
+
+def _record(ledger: Ledger, recipe: Recipe, one: build.Run, status: str) -> None:
+    row = {"run_id": one.run_id, "stream": recipe.name, "scenario": recipe.stream.scenario, "digest": one.digest}
+    config = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
+    settings = {"method": one.settings.method, "seed": one.settings.seed, "trial": one.trial}
+    ledger.append("runs", [{**row, **settings, "config": config, "status": status}])

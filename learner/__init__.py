@@ -1,0 +1,1 @@
+"""Shards -> batches -> adapters -> snapshots: the streaming continual learner."""

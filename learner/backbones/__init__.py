@@ -1,0 +1,1 @@
+"""Frozen, pre-trained, modality-specific transformers."""

@@ -1,0 +1,57 @@
+"""What the learner computes on: a batch of frozen trunk tokens with masks.
+
+Shapes used throughout `learner`: B batch, M modalities, N tokens, D width of a backbone, P its pooled width,
+d width of a modality's representation, E experts, K selected, C classes, A anchors, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from store.types import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples as their frozen trunks see them.
+
+    Attributes:
+        tokens: hidden states below the first adapter, ``[B, N, D]`` a modality.
+        masks: which tokens are valid, bool ``[B, N]``; a missing modality has none.
+        pooled: the frozen backbone's pooled output ``[B, P]``, zeros where missing.
+        labels: class numbers of the stream, int64 ``[B]``.
+        groups: class-and-domain numbers of the stream, int64 ``[B]``.
+        keys: sample keys.
+    """
+
+    tokens: dict[Modality, Tensor]
+    masks: dict[Modality, Tensor]
+    pooled: dict[Modality, Tensor]
+    labels: Tensor
+    groups: Tensor
+    keys: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def presence(self) -> Tensor:
+        """Bool ``[B, M]``, modalities in the order of `tokens`."""
+        return torch.stack([mask.any(1) for mask in self.masks.values()], 1)
+
+    def only(self, modalities: Collection[Modality]) -> Batch:
+        """The same samples with every other modality missing."""
+        return self.keep({m: torch.full((len(self),), m in modalities) for m in self.masks})
+
+    def keep(self, present: dict[Modality, Tensor]) -> Batch:
+        """The same samples with modality m missing wherever ``present[m]``, bool ``[B]``, is false."""
+        keep = {m: present[m].to(mask.device) for m, mask in self.masks.items()}
+        return replace(
+            self,
+            masks={m: mask & keep[m][:, None] for m, mask in self.masks.items()},
+            pooled={m: pooled * keep[m][:, None] for m, pooled in self.pooled.items()},
+        )

@@ -1,0 +1,83 @@
+"""A task's samples as the learner sees them: numbered classes, and features by position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from learner.batch import Batch
+from learner.features import TrunkFeatures
+from learner.loader import Example
+
+
+@dataclass(slots=True)
+class ClassIndex:
+    """The stream's class numbers, and those of its groups (a class in one domain), in order of arrival."""
+
+    classes: list[str] = field(default_factory=list)
+    groups: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, examples: Iterable[Example]) -> None:
+        """Number what `examples` bring that is new, in alphabetical order."""
+        pairs = sorted({(example.label, example.domain) for example in examples})
+        self.classes += [c for c in dict.fromkeys(label for label, _ in pairs) if c not in self.classes]
+        self.groups += [pair for pair in pairs if pair not in self.groups]
+
+    @property
+    def class_of_group(self) -> list[int]:
+        """The class number of each group."""
+        return [self.classes.index(label) for label, _ in self.groups]
+
+
+class Examples:
+    """Samples by position, with their features and numbers; those of classes not met yet are numbered -1."""
+
+    def __init__(self, features: TrunkFeatures, examples: Sequence[Example], index: ClassIndex):
+        self.features, self.examples, self.index = features, list(examples), index
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class numbers, ``[n]``."""
+        number = {label: i for i, label in enumerate(self.index.classes)}
+        return np.array([number.get(example.label, -1) for example in self.examples], np.int64)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Group numbers, ``[n]``."""
+        number = {pair: i for i, pair in enumerate(self.index.groups)}
+        return np.array([number.get((e.label, e.domain), -1) for e in self.examples], np.int64)
+
+    def batch(self, positions: Sequence[int] | np.ndarray) -> Batch:
+        """The samples at `positions`."""
+        labels, groups = self.labels[positions], self.groups[positions]
+        return self.features.batch([self.examples[i] for i in positions], labels.tolist(), groups.tolist())
+
+    def batches(self, size: int = 64) -> Iterator[Batch]:
+        """All samples in order."""
+        for start in range(0, len(self), size):
+            yield self.batch(np.arange(start, min(start + size, len(self))))
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task of a stream.
+
+    Attributes:
+        number: 1 for the first.
+        train: what is learnt from.
+        val: for choices and the gate.
+        test: for tables.
+        known: classes that were there before this task.
+    """
+
+    number: int
+    name: str
+    train: Examples
+    val: Examples
+    test: Examples
+    known: int

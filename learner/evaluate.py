@@ -1,0 +1,69 @@
+"""After each task, on every task seen: predictions by classifier and by retrieval, per modality subset.
+
+It writes what was predicted; what that means in accuracy or forgetting is SQL (`store/views.sql`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from learner.data import Examples, Task
+from learner.methods.base import Method
+from store.anchors import AnchorStore
+from store.types import Modality
+
+NEIGHBOURS = 10
+
+
+def subsets(modalities: Sequence[Modality]) -> Iterator[tuple[str, tuple[Modality, ...]]]:
+    """Every non-empty set of modalities with its name; the whole set is called ``all``."""
+    for size in range(1, len(modalities)):
+        for chosen in combinations(modalities, size):
+            yield "+".join(chosen), chosen
+    yield "all", tuple(modalities)
+
+
+@torch.no_grad()
+def predictions(
+    method: Method, anchors: AnchorStore, tasks: Sequence[Task], splits: Sequence[str] = ("val", "test")
+) -> Iterator[dict[str, Any]]:
+    """Rows for the ledger's `predictions`, but for the run: one a sample, protocol and modality subset.
+
+    Samples that have none of a subset's modalities are left out of it; classes not learnt yet cannot be predicted.
+    """
+    for task in tasks:
+        for split in splits:
+            yield from _of_split(method, anchors, task.number, split, getattr(task, split))
+
+
+def _of_split(
+    method: Method, anchors: AnchorStore, number: int, split: str, examples: Examples
+) -> Iterator[dict[str, Any]]:
+    classes, at = examples.index.classes, 0
+    for batch in examples.batches(128):
+        members = examples.examples[at : at + len(batch)]
+        at += len(batch)
+        for name, chosen in subsets(list(batch.masks)):
+            part = batch.only(chosen)
+            there = part.presence.any(1)
+            space = chosen[0] if len(chosen) == 1 and name != "all" else "fused"
+            confidence, best = method.predict(part).softmax(1).max(1)
+            nearest, share = anchors.knn(space, method.embed(part)[space].cpu().numpy(), NEIGHBOURS)
+            for i, example in enumerate(members):
+                if not there[i]:
+                    continue
+                row = {
+                    "on_task": number,
+                    "split": split,
+                    "modalities": name,
+                    "key": example.key,
+                    "label": example.label,
+                }
+                by_head = {"predicted": classes[int(best[i])], "confidence": float(confidence[i])}
+                by_anchor = {"predicted": nearest[i], "confidence": float(share[i])}
+                yield {**row, "protocol": "classifier", **by_head}
+                yield {**row, "protocol": "retrieval", **by_anchor}

@@ -1,0 +1,77 @@
+"""The hooks of a method. The trainer owns the loop, the optimiser, checkpoints and progress; a method owns the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from learner.backbones.base import Backbone
+from learner.batch import Batch
+from learner.data import ClassIndex, Task
+from store.anchors import AnchorStore
+from store.types import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every method is given.
+
+    Attributes:
+        backbones: frozen, by modality.
+        stages: how many quarters of each backbone are adapted.
+        index: the stream's class numbers so far.
+        anchors: the run's anchor store; the trainer adds to it after each task.
+        device: where tensors live.
+    """
+
+    backbones: Mapping[Modality, Backbone]
+    stages: int
+    index: ClassIndex
+    anchors: AnchorStore
+    device: torch.device
+
+
+class Method(Protocol):
+    """A continual-learning method.
+
+    Attributes:
+        scope: ``task`` learns from the current task's samples, ``seen`` from all so far (joint training).
+        nbytes: bytes of statistics derived from past data, anchors and exemplars apart.
+    """
+
+    scope: Literal["task", "seen"]
+
+    @property
+    def nbytes(self) -> int: ...  # noqa: D102
+
+    @property
+    def modules(self) -> nn.Module:
+        """Everything with parameters, for counting and for the checkpoint."""
+
+    def begin_task(self, task: Task) -> list[nn.Parameter]:
+        """Get ready for a task; returns what is to be trained, empty for methods without gradient steps."""
+
+    def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
+        """Weighted scalars by name; their sum is minimised. All randomness comes from `generator`."""
+
+    def end_task(self, task: Task) -> None:
+        """Consolidate."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Scores ``[B, C]`` whose softmax is the confidence."""
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Representations ``[B, d]`` by space: one a modality, and ``fused``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nested dicts and lists of tensors and JSON values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become what `state` describes."""
+
+    def explain(self) -> dict[str, Any]:
+        """Figures about the last task for the ledger, as JSON values."""

@@ -1,0 +1,245 @@
+"""Cross-modality adapters with a mixture of experts, representation alignment and knowledge preservation.
+
+After Chee, Hsu & Lee (ECAI 2025). Where the paper is silent the choices are ours; each part is a switch of the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from learner.batch import Batch
+from learner.compensation import fit_drift
+from learner.data import Task
+from learner.losses.alignment import alignment
+from learner.losses.distillation import distillation
+from learner.losses.preservation import in_batch, preservation, to_anchors
+from learner.methods.base import Context
+from learner.modules.heads import GaussianReadout
+from learner.modules.network import Network, NetworkShape, Output, router_noise
+
+FUSED = "fused"
+
+
+@dataclass(frozen=True, slots=True)
+class CrossModalMoEParams:
+    """The method's switches and weights.
+
+    Attributes:
+        alignment: weight of the relaxed cross-modal contrastive term; 0 leaves it out.
+        margin: cosine beyond which alignment asks nothing.
+        preservation: weight of the relational term; 0 leaves it out.
+        relations: to stored ``anchors``, or ``batch`` for relations inside the batch.
+        neighbours: k, nearest anchors under the teacher.
+        strangers: r, random anchors beside them.
+        distillation: weight of the logit term; 0 leaves it out.
+        modality_dropout: chance that a sample loses one of its modalities in training.
+        freeze: experts frozen per adapter after each task; 0 freezes none.
+        spare: experts per adapter that must stay trainable; more are grown where there are fewer.
+        compensate: carry stored vectors along when their space drifts.
+        refit: read classes off in closed form from frozen and fused features; else the trained head speaks.
+    """
+
+    alignment: float = 1.0
+    margin: float = 0.7
+    preservation: float = 1.0
+    relations: Literal["anchors", "batch"] = "anchors"
+    neighbours: int = 16
+    strangers: int = 16
+    distillation: float = 1.0
+    modality_dropout: float = 0.2
+    freeze: int = 1
+    spare: int = 2
+    compensate: bool = True
+    refit: bool = True
+    shape: NetworkShape = field(default_factory=NetworkShape)
+
+
+class CrossModalMoE:
+    """The method's hooks; see `methods.base.Method`."""
+
+    scope: Literal["task", "seen"] = "task"
+
+    def __init__(self, context: Context, **params: Any):
+        own = {name for name in CrossModalMoEParams.__dataclass_fields__ if name != "shape"}
+        shape = NetworkShape(**{name: value for name, value in params.items() if name not in own})
+        self.params = CrossModalMoEParams(**{n: v for n, v in params.items() if n in own}, shape=shape)
+        self.context = context
+        self.network = self._fresh()
+        self.teacher: Network | None = None
+        self.readout = GaussianReadout(
+            {**{str(m): b.pooled_dim for m, b in context.backbones.items()}, FUSED: shape.fused_dim}
+        )
+        self._routing: dict[str, list[float]] = {}
+
+    def _fresh(self) -> Network:
+        return Network(self.context.backbones, self.context.stages, self.params.shape).to(self.context.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Statistics of the readout."""
+        return self.readout.nbytes if self.params.refit else 0
+
+    @property
+    def modules(self) -> nn.Module:
+        """The network."""
+        return self.network
+
+    def begin_task(self, task: Task) -> list[nn.Parameter]:
+        """Keep the model as it is now as the teacher, and make room in the head."""
+        self.teacher = self.network.frozen_copy() if task.number > 1 else None
+        self._first_new = task.known
+        self.network.head.grow(len(self.context.index.classes))
+        return self.network.trained_parameters()
+
+    def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
+        """Classification + distillation + alignment + preservation."""
+        terms: dict[str, Tensor] = {}
+        for name, part in (("", batch), ("rehearsal ", replay)):
+            if part is None:
+                continue
+            part = self._drop_modalities(part, generator)
+            output = self.network(part, router_noise(self.network, len(part), generator))
+            terms[f"{name}classification"] = self._classification(output, part, alone=replay is None)
+            if self.params.alignment and len(output.z) > 1:
+                aligned = alignment(output.z, part.presence, part.labels, margin=self.params.margin)
+                terms[f"{name}alignment"] = self.params.alignment * aligned
+            if self.teacher is not None:
+                with torch.no_grad():
+                    before = self.teacher(part)
+                old = before.logits.shape[1]
+                if self.params.distillation:
+                    distilled = distillation(output.logits[:, :old], before.logits)
+                    terms[f"{name}distillation"] = self.params.distillation * distilled
+                if self.params.preservation:
+                    preserved = self._preservation(output, before, part, generator)
+                    terms[f"{name}preservation"] = self.params.preservation * preserved
+        return terms
+
+    @torch.no_grad()
+    def end_task(self, task: Task) -> None:
+        """Compensate what drifted, re-fit the readout, freeze the most influential experts and grow new ones."""
+        batches = list(task.train.batches())
+        outputs = [self.network(batch) for batch in batches]
+        after = self._gather(outputs)
+        presence = torch.cat([batch.presence for batch in batches])
+        if self.teacher is not None and self.params.compensate:
+            self._compensate(self._gather([self.teacher(batch) for batch in batches]), after, presence)
+        frozen = {str(m): torch.cat([batch.pooled[m] for batch in batches]) for m in self.context.backbones}
+        groups = torch.cat([batch.groups for batch in batches])
+        self.readout.update({**frozen, FUSED: after[FUSED]}, self._spaces(presence), groups)
+        self._freeze_and_grow(outputs)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """Scores ``[B, C]``: a class scores as the log-sum of its groups' likelihoods."""
+        output = self.network(batch)
+        if not self.params.refit:
+            return output.logits
+        features = {**{str(m): pooled for m, pooled in batch.pooled.items()}, FUSED: output.fused}
+        by_group = self.readout.scores(features, self._spaces(batch.presence))
+        owner = torch.tensor(self.context.index.class_of_group[: by_group.shape[1]])
+        classes = [by_group[:, owner == c].logsumexp(1) for c in range(int(owner.max()) + 1)]
+        return torch.stack(classes, 1).to(self.context.device)
+
+    @torch.no_grad()
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Modality representations and the fused one."""
+        output = self.network(batch)
+        return {**{str(m): z for m, z in output.z.items()}, FUSED: output.fused}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network and readout; the teacher is the former snapshot's network."""
+        return {"network": self.network.give(), "readout": self.readout.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a network with its classes and experts, and the readout."""
+        self.network.take(state["network"])
+        self.readout.load_state_dict(state["readout"])
+
+    def explain(self) -> dict[str, Any]:
+        """Share of the gates' mass by adapter and expert on the last task, and which experts are frozen."""
+        structure = self.network.structure()
+        return {"gate_mass": self._routing, "experts": structure["experts"], "frozen": structure["frozen"]}
+
+    def _classification(self, output: Output, batch: Batch, *, alone: bool) -> Tensor:
+        # Without rehearsal only the task's own classes compete: pushing down absent classes is what forgets them.
+        first = int(batch.labels.min()) if not alone else min(self._first_new, int(batch.labels.min()))
+        logits = output.logits[:, first:] if alone else output.logits
+        return F.cross_entropy(logits, batch.labels - (first if alone else 0))
+
+    def _drop_modalities(self, batch: Batch, generator: torch.Generator) -> Batch:
+        modalities = list(batch.masks)
+        chance = torch.rand(len(batch), generator=generator)
+        victim = torch.randint(len(modalities), (len(batch),), generator=generator)
+        several = (batch.presence.sum(1) > 1).cpu()
+        dropped = (chance < self.params.modality_dropout) & several
+        return batch.keep({m: ~(dropped & (victim == i)) for i, m in enumerate(modalities)})
+
+    def _preservation(self, output: Output, before: Output, batch: Batch, generator: torch.Generator) -> Tensor:
+        presence = self._spaces(batch.presence)
+        pairs = {**{str(m): (output.z[m], before.z[m]) for m in output.z}, FUSED: (output.fused, before.fused)}
+        terms = []
+        for i, (space, (now, then)) in enumerate(pairs.items()):
+            rows = presence[:, i]
+            if rows.sum() < 2:
+                continue
+            now, then = now[rows], then[rows]
+            if self.params.relations == "batch":
+                terms.append(preservation(in_batch(now), in_batch(then)))
+            elif (anchors := self._candidates(space, then, generator)) is not None:
+                terms.append(preservation(to_anchors(now, anchors), to_anchors(then, anchors)))
+        return torch.stack(terms).mean() if terms else output.fused.new_zeros(())
+
+    def _candidates(self, space: str, then: Tensor, generator: torch.Generator) -> Tensor | None:
+        """The nearest anchors of each sample under the teacher and some strangers, ``[B, k + r, d]``."""
+        store = self.context.anchors
+        known = store.ids(space)
+        if not len(known):
+            return None
+        _, near = store.search(space, then.cpu().numpy(), min(self.params.neighbours, len(known)))
+        drawn = torch.randint(len(known), (len(then), self.params.strangers), generator=generator).numpy()
+        ids = np.concatenate([near, known[drawn]], 1)
+        vectors = store.vectors(space, ids.ravel()).reshape(*ids.shape, -1)
+        return torch.from_numpy(vectors).to(then.device)
+
+    def _compensate(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor], presence: Tensor) -> None:
+        store, there = self.context.anchors, self._spaces(presence)
+        for i, space in enumerate(after):
+            rows = there[:, i]
+            if rows.sum() < 2:
+                continue
+            matrix, offset = fit_drift(before[space][rows].cpu(), after[space][rows].cpu())
+            if len(known := store.ids(space)):
+                former = torch.from_numpy(store.vectors(space, known)).double()
+                store.replace(space, known, (former @ matrix.T + offset).float().numpy())
+            if space == FUSED:
+                self.readout.transport(FUSED, matrix, offset)
+
+    def _freeze_and_grow(self, outputs: list[Output]) -> None:
+        for name, adapter in self.network.adapters.items():
+            mass = torch.zeros(len(adapter.experts))
+            for output in outputs:
+                gates, chosen = output.routing[name]
+                mass.scatter_add_(0, chosen.flatten().cpu(), gates.flatten().cpu())
+            self._routing[name] = (mass / mass.sum()).tolist()
+            by_influence = [e for e in mass.argsort(descending=True, stable=True).tolist() if mass[e] > 0]
+            adapter.experts.freeze(by_influence[: self.params.freeze])
+            if self.params.freeze and (short := self.params.spare - len(adapter.experts.trainable)) > 0:
+                adapter.experts.grow(short)
+                adapter.router.grow(short)
+
+    def _gather(self, outputs: list[Output]) -> dict[str, Tensor]:
+        spaces = {str(m): torch.cat([output.z[m] for output in outputs]) for m in outputs[0].z}
+        return {**spaces, FUSED: torch.cat([output.fused for output in outputs])}
+
+    def _spaces(self, presence: Tensor) -> Tensor:
+        """Presence by space ``[B, M + 1]``: the fused space speaks where modalities meet, or where only one exists."""
+        together = presence.sum(1, keepdim=True) >= min(2, presence.shape[1])
+        return torch.cat([presence, together], 1)

@@ -1,0 +1,76 @@
+"""Plain fine-tuning: cross-entropy on whatever comes, nothing against forgetting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from learner.batch import Batch
+from learner.data import Task
+from learner.methods.base import Context
+from learner.modules.network import Network, NetworkShape, router_noise
+
+
+class Finetune:
+    """The shared network under cross-entropy alone; exemplars are rehearsed where the recipe has a memory."""
+
+    scope: Literal["task", "seen"] = "task"
+
+    def __init__(self, context: Context, **shape: Any):
+        self.context, self.shape = context, NetworkShape(**shape)
+        self.network = self._fresh()
+
+    def _fresh(self) -> Network:
+        return Network(self.context.backbones, self.context.stages, self.shape).to(self.context.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Nothing is kept."""
+        return 0
+
+    @property
+    def modules(self) -> nn.Module:
+        """The network."""
+        return self.network
+
+    def begin_task(self, task: Task) -> list[nn.Parameter]:
+        """Make room in the head."""
+        self.network.head.grow(len(self.context.index.classes))
+        return self.network.trained_parameters()
+
+    def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
+        """Cross-entropy over all classes met so far."""
+        terms = {}
+        for name, part in (("classification", batch), ("rehearsal", replay)):
+            if part is not None:
+                output = self.network(part, router_noise(self.network, len(part), generator))
+                terms[name] = F.cross_entropy(output.logits, part.labels)
+        return terms
+
+    def end_task(self, task: Task) -> None:
+        """Nothing."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        """The head's logits ``[B, C]``."""
+        return self.network(batch).logits
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Modality representations and the fused one."""
+        output = self.network(batch)
+        return {**{str(m): z for m, z in output.z.items()}, "fused": output.fused}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The network and its structure."""
+        return {"network": self.network.give()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a network, whatever its number of classes."""
+        self.network.take(state["network"])
+
+    def explain(self) -> dict[str, Any]:
+        """Nothing to tell."""
+        return {}

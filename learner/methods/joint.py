@@ -1,0 +1,21 @@
+"""Joint training: from the start, on all data seen so far, at every task. An upper reference, not a contender."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from learner.data import Task
+from learner.methods.finetune import Finetune
+
+
+class Joint(Finetune):
+    """`Finetune` on everything at once."""
+
+    scope: Literal["task", "seen"] = "seen"
+
+    def begin_task(self, task: Task) -> list[nn.Parameter]:
+        """Start over."""
+        self.network = self._fresh()
+        return super().begin_task(task)

@@ -1,0 +1,67 @@
+"""Streaming linear discriminant analysis on frozen features (Hayes & Kanan 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from learner.batch import Batch
+from learner.data import Task
+from learner.methods.base import Context
+from learner.modules.heads import GaussianReadout
+
+
+class SLDA:
+    """One Gaussian a class with a shared covariance, on the pooled outputs of the frozen backbones."""
+
+    scope: Literal["task", "seen"] = "task"
+
+    def __init__(self, context: Context):
+        self.context = context
+        self.modules: nn.Module = nn.Module()
+        self.readout = GaussianReadout({str(m): b.pooled_dim for m, b in context.backbones.items()})
+
+    @property
+    def nbytes(self) -> int:
+        """Means and covariance."""
+        return self.readout.nbytes
+
+    def begin_task(self, task: Task) -> list[nn.Parameter]:
+        """Nothing is trained by gradient."""
+        return []
+
+    def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
+        """Never asked for."""
+        return {}
+
+    def end_task(self, task: Task) -> None:
+        """Take in the task's samples."""
+        batches = list(task.train.batches())
+        features = {str(m): torch.cat([batch.pooled[m] for batch in batches]) for m in self.context.backbones}
+        presence = torch.cat([batch.presence for batch in batches])
+        self.readout.update(features, presence, torch.cat([batch.labels for batch in batches]))
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Log-likelihoods ``[B, C]`` up to a constant."""
+        features = {str(m): pooled for m, pooled in batch.pooled.items()}
+        return self.readout.scores(features, batch.presence).to(self.context.device)
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """The frozen features themselves; fused is all of them side by side."""
+        spaces = {str(m): pooled for m, pooled in batch.pooled.items()}
+        return {**spaces, "fused": torch.cat(list(spaces.values()), 1)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The statistics."""
+        return {"readout": self.readout.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over statistics."""
+        self.readout.load_state_dict(state["readout"])
+
+    def explain(self) -> dict[str, Any]:
+        """Nothing to tell."""
+        return {}

@@ -1,0 +1,1 @@
+"""Building blocks of the trainable part: ready-made parts go in, keyword-only."""

@@ -1,0 +1,92 @@
+"""MMEncoder: frozen modality-specific transformers joined by trainable adapters in their upper blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from learner.backbones.base import Backbone, through
+from learner.batch import Batch
+from learner.modules.adapter import CrossModalAdapter
+from store.types import Modality
+
+MakeAdapter = Callable[[int, int], CrossModalAdapter]
+
+
+@dataclass(slots=True)
+class Encoded:
+    """The encoder's output: pooled ``[B, P]`` a modality, and for each adapter the gates and experts it chose."""
+
+    pooled: dict[Modality, Tensor]
+    routing: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def trunk_depths(backbones: Mapping[Modality, Backbone], stages: int) -> dict[Modality, int]:
+    """How many blocks of each backbone lie below its first adapter when the last `stages` stages are adapted."""
+    return {m: block_groups(len(backbone.blocks), stages)[0][0] for m, backbone in backbones.items()}
+
+
+def block_groups(depth: int, stages: int) -> list[range]:
+    """The blocks of each adapted stage: stage s of every backbone ends at the same relative depth.
+
+    The adapter of a stage sits at the last block of its range, so a backbone of 12 blocks and one of 4 are paired by
+    relative depth. Four stages span a whole backbone, whatever its depth.
+    """
+    edges = [round(depth * (4 - stages + s) / 4) for s in range(stages + 1)]
+    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+class MMEncoder(nn.Module):
+    """Backbones + cross-modality adapters.
+
+    Args:
+        backbones: frozen; their parameters are not registered here and never train.
+        stages: how many quarters of each backbone, counted from its end, have an adapter.
+        context_dim: width that the other modalities' tokens are projected to.
+        make_adapter: builds an adapter from the target's width and `context_dim`.
+    """
+
+    def __init__(
+        self, *, backbones: Mapping[Modality, Backbone], stages: int, context_dim: int, make_adapter: MakeAdapter
+    ):
+        super().__init__()
+        self.backbones = dict(backbones)
+        self.stages, self.context_dim = stages, context_dim
+        self.groups = {m: block_groups(len(backbone.blocks), stages) for m, backbone in backbones.items()}
+        self.context = nn.ModuleDict({m: nn.Linear(b.dim, context_dim, bias=False) for m, b in backbones.items()})
+        self.adapters = nn.ModuleDict(
+            {f"{m}-{s}": make_adapter(b.dim, context_dim) for s in range(stages) for m, b in backbones.items()}
+        )
+
+    def forward(self, batch: Batch, noise: Tensor | None = None) -> Encoded:
+        """Run the blocks above the trunks with their adapters.
+
+        Args:
+            batch: trunk tokens.
+            noise: standard normal ``[B, E]`` for the routers while training, None in evaluation.
+
+        Returns:
+            Pooled representations (zeros where a modality is missing) and the routing of every adapter.
+        """
+        h, encoded = dict(batch.tokens), Encoded({})
+        for stage in range(self.stages):
+            context = {m: self.context[m](h[m]) for m in h} if len(h) > 1 else {}
+            for m, backbone in self.backbones.items():
+                mask = batch.masks[m]
+                others = [o for o in self.backbones if o != m]
+                y = torch.cat([h[m].new_zeros(len(batch), 0, self.context_dim), *(context[o] for o in others)], 1)
+                y_mask = torch.cat([mask[:, :0], *(batch.masks[o] for o in others)], 1)
+                *before, last = (backbone.blocks[i] for i in self.groups[m][stage])
+                x = h[m]
+                for block in before:
+                    x = through(block, x, mask)
+                x = last.attend(x, mask)
+                added, gates, chosen = self.adapters[f"{m}-{stage}"](x, mask, y, y_mask, noise)
+                h[m] = x + last.feed(x) + added
+                encoded.routing[f"{m}-{stage}"] = (gates, chosen)
+        for m, backbone in self.backbones.items():
+            encoded.pooled[m] = backbone.pool(h[m], batch.masks[m])
+        return encoded

@@ -1,0 +1,120 @@
+"""The trainable network that the gradient-trained methods share: MMEncoder, fusion and a growing head."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from learner.backbones.base import Backbone
+from learner.batch import Batch
+from learner.modules.adapter import CrossModalAdapter
+from learner.modules.encoder import MMEncoder
+from learner.modules.experts import Experts
+from learner.modules.fusion import Fusion
+from learner.modules.heads import CosineHead
+from learner.modules.router import Router
+from store.types import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkShape:
+    """Sizes of the trainable parts; see the modules for what each means."""
+
+    experts: int = 4
+    top_k: int = 2
+    bottleneck: int = 16
+    latents: int = 8
+    context_dim: int = 64
+    dim: int = 128
+    fused_dim: int = 256
+
+
+@dataclass(slots=True)
+class Output:
+    """A forward pass: representations a modality ``[B, d]``, the fused one, logits ``[B, C]``, routing an adapter."""
+
+    z: dict[Modality, Tensor]
+    fused: Tensor
+    logits: Tensor
+    routing: dict[str, tuple[Tensor, Tensor]]
+
+
+class Network(nn.Module):
+    """MMEncoder -> fusion -> cosine head."""
+
+    def __init__(self, backbones: Mapping[Modality, Backbone], stages: int, shape: NetworkShape):
+        super().__init__()
+
+        def make_adapter(dim: int, context_dim: int) -> CrossModalAdapter:
+            return CrossModalAdapter(
+                dim=dim,
+                context_dim=context_dim,
+                latents=shape.latents,
+                experts=Experts(dim=dim, bottleneck=shape.bottleneck, count=shape.experts),
+                router=Router(inputs=dim + context_dim, experts=shape.experts, top_k=shape.top_k),
+            )
+
+        self.encoder = MMEncoder(
+            backbones=backbones, stages=stages, context_dim=shape.context_dim, make_adapter=make_adapter
+        )
+        widths = {m: backbone.pooled_dim for m, backbone in backbones.items()}
+        self.fusion = Fusion(widths=widths, dim=shape.dim, fused_dim=shape.fused_dim)
+        self.head = CosineHead(dim=shape.fused_dim)
+
+    @property
+    def adapters(self) -> dict[str, CrossModalAdapter]:
+        """The adapters by ``modality-stage``."""
+        return dict(self.encoder.adapters.items())  # type: ignore[arg-type]
+
+    def forward(self, batch: Batch, noise: Tensor | None = None) -> Output:
+        """Run a batch; `noise` is for the routers, see `MMEncoder.forward`."""
+        encoded = self.encoder(batch, noise)
+        z, fused = self.fusion(encoded.pooled, batch.presence)
+        return Output(z, fused, self.head(fused), encoded.routing)
+
+    def frozen_copy(self) -> Network:
+        """A copy that shares the backbones and receives no gradient: the teacher of the next task."""
+        shared = {id(backbone): backbone for backbone in self.encoder.backbones.values()}
+        return copy.deepcopy(self, shared).requires_grad_(False)
+
+    def structure(self) -> dict[str, Any]:
+        """What `restructure` needs to make room for this network's tensors."""
+        return {
+            "classes": len(self.head.weight),
+            "experts": {name: len(adapter.experts) for name, adapter in self.adapters.items()},
+            "frozen": {name: sorted(adapter.experts.frozen) for name, adapter in self.adapters.items()},
+        }
+
+    def restructure(self, structure: Mapping[str, Any]) -> None:
+        """Grow to the classes and experts of `structure` and freeze the experts it names."""
+        self.head.grow(structure["classes"])
+        for name, adapter in self.adapters.items():
+            if fresh := structure["experts"][name] - len(adapter.experts):
+                adapter.experts.grow(fresh)
+                adapter.router.grow(fresh)
+            adapter.experts.freeze(structure["frozen"][name])
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Become the network of `give`'s result, in place, so that an optimiser keeps its parameters."""
+        self.restructure(state["structure"])
+        self.load_state_dict(state["tensors"])
+
+    def give(self) -> dict[str, Any]:
+        """Structure and tensors."""
+        return {"structure": self.structure(), "tensors": dict(self.state_dict())}
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """The parameters that still learn."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+def router_noise(network: Network, batch: int, generator: torch.Generator) -> Tensor:
+    """Standard normal noise ``[B, E]`` for all routers of a step; E is the largest number of experts."""
+    experts = max(len(adapter.experts) for adapter in network.adapters.values())
+    device = network.head.weight.device
+    return torch.randn(batch, experts, generator=generator).to(device)

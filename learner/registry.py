@@ -1,0 +1,77 @@
+"""Names people type -> backbones and methods."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib import import_module, resources
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load
+
+from learner.backbones.base import Backbone
+from learner.backbones.tiny import SPECS, TinyBackbone
+from learner.methods.base import Context, Method
+from store.lake import Lake
+from store.types import Modality, PalimpsestError
+
+METHODS = {
+    "crossmodal-moe": ("learner.methods.crossmodal_moe", "CrossModalMoE"),
+    "finetune": ("learner.methods.finetune", "Finetune"),
+    "joint": ("learner.methods.joint", "Joint"),
+    "slda": ("learner.methods.slda", "SLDA"),
+}
+
+
+def backbone(name: str, lake: Lake, device: torch.device) -> Backbone:
+    """A frozen backbone by name, with the weights that this lake pre-trained where it did, else those that ship.
+
+    Raises:
+        PalimpsestError: no such backbone, or no weights for it.
+    """
+    if name not in SPECS:
+        raise PalimpsestError(f"no backbone is called {name!r}; there are: {', '.join(sorted(SPECS))}")
+    own = lake.backbones / f"{name}.safetensors"
+    shipped = resources.files("learner.backbones") / f"weights/{name}.safetensors"
+    if own.exists():
+        data = own.read_bytes()
+    elif shipped.is_file():
+        data = shipped.read_bytes()
+    else:
+        raise PalimpsestError(f"backbone {name} has no weights: run `palimpsest pretrain` on unlabelled recordings")
+    model = TinyBackbone(SPECS[name])
+    model.load_state_dict({key: value.float() for key, value in load(data).items()})
+    model.digest = hashlib.sha256(data + repr(SPECS[name]).encode()).hexdigest()
+    return cast(Backbone, model.eval().requires_grad_(False).to(device))
+
+
+def method(name: str, context: Context, params: Mapping[str, Any]) -> Method:
+    """A fresh method by name.
+
+    Raises:
+        PalimpsestError: no such method, or one of `params` is not of it.
+    """
+    if name not in METHODS:
+        raise PalimpsestError(f"no method is called {name!r}; there are: {', '.join(METHODS)}")
+    module, attribute = METHODS[name]
+    try:
+        return cast(Method, getattr(import_module(module), attribute)(context, **params))
+    except TypeError as error:
+        raise PalimpsestError(f"method {name} does not take these parameters: {error}") from error
+
+
+def backbones(names: Mapping[str, str], lake: Lake, device: torch.device) -> dict[Modality, Backbone]:
+    """The backbones of a recipe, by modality; a family's name (`tiny`) stands for its member of that modality.
+
+    Raises:
+        PalimpsestError: a backbone is not for the modality that it is named for.
+    """
+    found = {
+        Modality(modality): backbone(name if name in SPECS else f"{name}-{modality}", lake, device)
+        for modality, name in names.items()
+    }
+    for modality, model in found.items():
+        if model.modality is not modality:
+            raise PalimpsestError(f"backbone {model.name} is for {model.modality}, the recipe names it for {modality}")
+    return found

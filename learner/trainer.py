@@ -1,0 +1,253 @@
+"""The one training loop: tasks in order, exact resume at every step, a snapshot after each task."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from learner import registry
+from learner.backbones.base import Backbone
+from learner.checkpoint import (
+    drop_checkpoint,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+    to_arrays,
+    to_tensors,
+)
+from learner.data import ClassIndex, Examples, Task
+from learner.evaluate import predictions
+from learner.features import TrunkFeatures
+from learner.loader import Example
+from learner.memory import rehearse
+from learner.methods.base import Context
+from learner.order import epoch_order, generator, replay_order
+from store.anchors import AnchorStore
+from store.lake import Lake
+from store.ledger import Ledger
+from store.policies import choose
+from store.snapshots import load_snapshot, save_snapshot, snapshot_id
+from store.types import Modality
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run learns.
+
+    Attributes:
+        method: registry name.
+        seed: of initialisation, order and noise.
+        stages: quarters of each backbone that are adapted.
+        memory: exemplars kept in all; 0 keeps none.
+        anchors: kept per class and domain.
+        warmup: share of a task's steps over which the learning rate rises.
+        checkpoint_every: steps between checkpoints.
+        params: the method's own.
+    """
+
+    method: str = "crossmodal-moe"
+    seed: int = 0
+    stages: int = 2
+    epochs: int = 10
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    memory: int = 0
+    anchors: int = 10
+    warmup: float = 0.1
+    clip: float = 1.0
+    checkpoint_every: int = 50
+    params: Mapping[str, Any] | None = None
+
+
+class Trainer:
+    """A run that learns one task after the other.
+
+    Args:
+        lake: where checkpoints and snapshots go.
+        ledger: of the same lake.
+        run_id: names the run.
+        backbones: frozen, by modality.
+        features: cached trunk features of the same backbones.
+        settings: how to learn.
+        device: where to compute.
+        snapshot: what to go on from; None starts fresh.
+        past: the samples of the tasks learnt so far, to find exemplars by key.
+    """
+
+    def __init__(
+        self,
+        *,
+        lake: Lake,
+        ledger: Ledger,
+        run_id: str,
+        backbones: Mapping[Modality, Backbone],
+        features: TrunkFeatures,
+        settings: Settings,
+        device: torch.device,
+        snapshot: str | None = None,
+        past: Sequence[Example] = (),
+    ):
+        self.lake, self.ledger, self.run_id, self.settings = lake, ledger, run_id, settings
+        self.features, self.snapshot = features, snapshot
+        state = load_snapshot(lake, snapshot) if snapshot else None
+        self.anchors = AnchorStore.from_state(state["anchors"]) if state else AnchorStore()
+        self.index = ClassIndex(*state["index"]) if state else ClassIndex()
+        self.index.groups = [(label, domain) for label, domain in self.index.groups]
+        known = {example.key: example for example in past}
+        self.memory = [known[key] for key in state["memory"]] if state else []
+        context = Context(backbones, settings.stages, self.index, self.anchors, device)
+        self._seed_torch("init", 0)
+        self.method = registry.method(settings.method, context, settings.params or {})
+        if state:
+            self.method.load_state_dict(to_tensors(state["method"]))
+        self.frozen_parameters = sum(p.numel() for b in backbones.values() for p in b.parameters())  # type: ignore[attr-defined]
+
+    def task(self, number: int, name: str, splits: Mapping[str, Sequence[Example]]) -> Task:
+        """A task over this run's features and class numbers; its training classes are numbered now."""
+        known = len(self.index.classes)
+        self.index.add(splits["train"])
+        train, val, test = (Examples(self.features, splits[split], self.index) for split in ("train", "val", "test"))
+        return Task(number, name, train, val, test, known)
+
+    def learn(self, task: Task, earlier: Sequence[Task] = (), progress: Progress = lambda done, total: None) -> str:
+        """Learn `task`, measure and keep a snapshot; a checkpoint of this very task is taken up where it stopped.
+
+        The snapshot's ledger row comes last, so a snapshot that exists has been measured.
+
+        Args:
+            task: the next one.
+            earlier: the tasks before it, for methods that learn from all that was seen.
+            progress: told steps done and steps in all.
+
+        Returns:
+            The snapshot's id.
+        """
+        begun, settings = time.monotonic(), self.settings
+        if self.method.scope == "seen":
+            everything = [example for one in [*earlier, task] for example in one.train.examples]
+            train = Examples(self.features, everything, self.index)
+        else:
+            train = task.train
+        self._seed_torch("begin", task.number)
+        parameters = self.method.begin_task(task)
+        losses = self._train(task, train, parameters, progress) if parameters else {}
+        self.method.end_task(task)
+        self._add_anchors(task)
+        if settings.memory:
+            self.memory = rehearse(
+                self.memory, task.train.examples, budget=settings.memory, seed=settings.seed, task=task.number
+            )
+        self._measure([*earlier, task])
+        self.snapshot = self._save(task)
+        drop_checkpoint(self._checkpoint)
+        detail = {"loss": losses, "samples": len(train), **self.method.explain()}
+        event = {"event": f"learned {self.snapshot}", "kind": "learned", "subject": self.snapshot}
+        self.ledger.append("events", [{**event, "detail": json.dumps(detail), "seconds": time.monotonic() - begun}])
+        return self.snapshot
+
+    @property
+    def _checkpoint(self) -> Any:
+        return self.lake.run(self.run_id) / "checkpoint"
+
+    def _train(
+        self, task: Task, train: Examples, parameters: list[torch.nn.Parameter], progress: Progress
+    ) -> dict[str, list[float]]:
+        """All steps of a task; returns the mean of each loss term by epoch."""
+        settings = self.settings
+        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        per_epoch = math.ceil(len(train) / settings.batch_size)
+        total, start = per_epoch * settings.epochs, 0
+        sums: dict[str, list[float]] = {}
+        saved = load_checkpoint(self._checkpoint)
+        if saved and saved["parent"] == self.snapshot and saved["task"] == task.number and saved["total"] == total:
+            self.method.load_state_dict(saved["method"])
+            restore_optimizer(optimizer, saved["optimizer"])
+            start, sums = saved["step"], {name: list(values) for name, values in saved["losses"].items()}
+        rehearsed = Examples(self.features, self.memory, self.index)
+        for step in range(start, total):
+            epoch, at = divmod(step, per_epoch)
+            order = epoch_order(len(train), seed=settings.seed, task=task.number, epoch=epoch)
+            batch = train.batch(order[at * settings.batch_size : (at + 1) * settings.batch_size])
+            drawn = replay_order(len(rehearsed), len(batch), seed=settings.seed, task=task.number, step=step)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * _schedule(step, total, settings.warmup)
+            replay = rehearsed.batch(drawn) if len(drawn) else None
+            terms = self.method.loss(batch, replay, _torch_generator(settings.seed, task.number, step))
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+            optimizer.step()
+            for name, value in terms.items():
+                means = sums.setdefault(name, [0.0] * settings.epochs)
+                means[epoch] += float(value) / per_epoch
+            progress(step + 1, total)
+            if (step + 1) % settings.checkpoint_every == 0 and step + 1 < total:
+                state = {"parent": self.snapshot, "task": task.number, "step": step + 1, "total": total, "losses": sums}
+                save_checkpoint(self._checkpoint, {**state, "method": self.method.state_dict()}, optimizer)
+        return sums
+
+    @torch.no_grad()
+    def _add_anchors(self, task: Task) -> None:
+        """Keep some of the task's representations, chosen by herding in the fused space, as anchors."""
+        batches = list(task.train.batches())
+        parts = [{s: v.cpu().numpy() for s, v in self.method.embed(batch).items()} for batch in batches]
+        spaces = {space: np.concatenate([part[space] for part in parts]) for space in parts[0]}
+        presence = np.concatenate([batch.presence.cpu().numpy() for batch in batches])
+        fused = spaces["fused"] / np.maximum(np.linalg.norm(spaces["fused"], axis=1, keepdims=True), 1e-12)
+        kept = choose(fused, task.train.groups.tolist(), self.settings.anchors)
+        columns = ("key", "dataset", "recording", "label", "domain")
+        rows = [{**{c: getattr(task.train.examples[i], c) for c in columns}, "task": task.number} for i in kept]
+        there = {str(m): presence[kept, i] for i, m in enumerate(self.features.backbones)}
+        there["fused"] = np.ones(len(kept), bool)
+        self.anchors.add(rows, {s: (np.flatnonzero(there[s]), spaces[s][kept][there[s]]) for s in spaces})
+
+    def _measure(self, tasks: Sequence[Task]) -> None:
+        after = tasks[-1].number
+        row = {"run_id": self.run_id, "after_task": after, "snapshot_id": snapshot_id(self.run_id, after)}
+        self.ledger.append("predictions", [{**row, **p} for p in predictions(self.method, self.anchors, tasks)])
+
+    def _save(self, task: Task) -> str:
+        trained = sum(p.numel() for p in self.method.modules.parameters() if p.requires_grad)
+        tree = {
+            "method": self.method.state_dict(),
+            "anchors": self.anchors.state(),
+            "index": [self.index.classes, [list(group) for group in self.index.groups]],
+            "memory": [example.key for example in self.memory],
+            "settings": {name: getattr(self.settings, name) for name in ("method", "seed", "stages")},
+        }
+        return save_snapshot(
+            self.lake,
+            self.ledger,
+            run_id=self.run_id,
+            after_task=task.number,
+            tree=to_arrays(tree),
+            parent=self.snapshot,
+            parameters=self.frozen_parameters + sum(p.numel() for p in self.method.modules.parameters()),
+            trained_parameters=trained,
+            memory_bytes=self.method.nbytes + self.anchors.nbytes + sum(e.entry.size for e in self.memory),
+        )
+
+    def _seed_torch(self, *key: int | str) -> None:
+        torch.manual_seed(int(generator(self.settings.seed, *key).integers(2**63)))
+
+
+def _torch_generator(*key: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(generator("step", *key).integers(2**63)))
+
+
+def _schedule(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    rise = max(1, round(total * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))

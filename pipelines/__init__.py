@@ -1,0 +1,1 @@
+"""From recordings to shards: readers, decoding, the quality gate, and the restartable ingest."""

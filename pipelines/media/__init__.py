@@ -1,0 +1,1 @@
+"""Decoding, one file a kind of container; nothing here knows of data sets or shards."""

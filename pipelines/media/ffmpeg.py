@@ -1,0 +1,96 @@
+"""Files whose picture needs a filter graph: one ffmpeg process turns, deinterlaces, tone-maps and scales every frame."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import av
+import ffmpeg
+import numpy as np
+from PIL import Image
+
+from pipelines.media.pyav import FORMATS, NEAR, Scan
+from pipelines.quality import Unfit
+
+CLOCK = 90_000  # ticks a second of the pipe: fine enough for any frame rate, and every ffmpeg takes it
+
+
+@functools.cache
+def executable() -> str | None:
+    """The system's ffmpeg, else the one that the imageio-ffmpeg package carries, else None."""
+    if found := shutil.which("ffmpeg"):
+        return found
+    try:
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError):
+        return None
+
+
+def frames(
+    found: Scan, targets: np.ndarray, *, size: tuple[int, int], crop: tuple[float, float, float, float] | None
+) -> Iterator[tuple[list[int], Image.Image]]:
+    """The pictures on screen at `targets` (seconds, ascending), upright, cropped and `size` (width, height) large.
+
+    Raises:
+        Unfit: ffmpeg is not installed, or cannot read the file.
+    """
+    program = executable()
+    if program is None:
+        raise Unfit(f"{found.path.name} needs ffmpeg (rotated, interlaced, HDR or an odd codec): install it, then retry")
+    process = subprocess.Popen(
+        _command(program, found, size, crop), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        yield from _pick(process.stdout, found, targets)
+    except av.error.FFmpegError as error:
+        words = process.stderr.read().decode(errors="replace").strip().splitlines()
+        raise Unfit(f"ffmpeg cannot read {found.path.name}: {words[-1] if words else error}") from error
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _command(
+    program: str, found: Scan, size: tuple[int, int], crop: tuple[float, float, float, float] | None
+) -> list[str]:
+    source = f"file:{found.path.absolute()}"
+    picture = ffmpeg.input(source, format_whitelist=FORMATS, protocol_whitelist="file", threads=1).video
+    if found.interlaced:
+        picture = picture.filter("yadif")
+    if found.hdr:
+        picture = picture.filter("zscale", t="linear", npl=100).filter("format", "gbrpf32le")
+        picture = picture.filter("zscale", p="bt709").filter("tonemap", tonemap="hable")
+        picture = picture.filter("zscale", t="bt709", m="bt709", r="tv").filter("format", "yuv420p")
+    if crop:
+        x, y, w, h = crop
+        picture = picture.filter("crop", f"iw*{w}", f"ih*{h}", f"iw*{x}", f"ih*{y}")
+    picture = picture.filter("scale", *size, flags="bicubic+accurate_rnd+full_chroma_int")
+    options = {"fps_mode": "passthrough", "enc_time_base": f"1/{CLOCK}", "filter_threads": 1, "loglevel": "error"}
+    graph = ffmpeg.output(picture, "pipe:", format="nut", vcodec="rawvideo", pix_fmt="rgb24", **options)
+    return [program, *graph.global_args("-nostdin", "-hide_banner").get_args()]
+
+
+def _pick(pipe: object, found: Scan, targets: np.ndarray) -> Iterator[tuple[list[int], Image.Image]]:
+    """Walk the pipe; a picture is served once the next one, or the end, shows that it was on screen at a target."""
+    position, shown = 0, None
+    with av.open(pipe, format="nut") as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            # Where the container gives no times, frames are counted; else ffmpeg's own start at 0 is the recording's.
+            time = float(found.times[min(index, len(found.times) - 1)]) if found.pts is None else float(frame.time)
+            until = position
+            while shown is not None and until < len(targets) and targets[until] + NEAR < time:
+                until += 1
+            if shown is not None and until > position:
+                yield list(range(position, until)), shown.to_image()
+                position = until
+            if position == len(targets):
+                return
+            shown = frame
+    if shown is not None:
+        yield list(range(position, len(targets))), shown.to_image()

@@ -1,0 +1,67 @@
+"""Pictures: single images, raw slices, and folders of stills that stand for a video."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipelines.quality import Unfit
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+MAX_PIXELS = 100_000_000
+
+
+def image(data: bytes, name: str, shape: tuple[int, ...] | None = None) -> Image.Image:
+    """The upright picture in `data`: an encoded file, or raw uint8 of `shape` (height, width[, 3]).
+
+    Raises:
+        Unfit: it is no picture, damaged, or larger than 100 million pixels.
+    """
+    if shape is not None:
+        return Image.fromarray(np.frombuffer(data, np.uint8).reshape(shape))
+    if not data:
+        raise Unfit("the file is empty")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise Unfit(f"{name} has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS // 10**6} million")
+        picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Unfit(f"not an image, or a damaged one: {name}") from error
+    return ImageOps.exif_transpose(picture)
+
+
+def fit(
+    picture: Image.Image, size: tuple[int, int] | None, crop: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """`picture` cropped to `crop` (x, y, width, height as fractions) and scaled to `size` (width, height)."""
+    if size is None and crop is None:
+        return picture
+    x, y, w, h = crop or (0.0, 0.0, 1.0, 1.0)
+    box = (x * picture.width, y * picture.height, (x + w) * picture.width, (y + h) * picture.height)
+    size = size or (round(w * picture.width), round(h * picture.height))
+    return picture.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def listing(folder: Path) -> list[Path]:
+    """The stills in `folder` in the order of the numbers in their names.
+
+    Raises:
+        Unfit: there are none.
+    """
+    stills = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    if not stills:
+        raise Unfit(f"no image in {folder.name}/")
+    return sorted(stills, key=lambda path: ([int(n) for n in re.findall(r"\d+", path.stem)], path.name))
+
+
+def png(picture: Image.Image) -> bytes:
+    """`picture` without loss."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,44 @@
+"""What is measured about a recording, and the gate that decides whether it is fit to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from store.types import PalimpsestError, Seconds
+
+Quality = dict[str, float | int | str]
+
+MAX_GAP: Seconds = 1.0
+MAX_GAP_SHARE = 0.1
+MAX_ERROR_SHARE = 0.05
+
+
+class Unfit(PalimpsestError):
+    """A recording that cannot become samples; the message is the reason, as a person would put it."""
+
+
+def gate(quality: Mapping[str, float | int | str]) -> None:
+    """Refuse what decoders pass in silence: cut-off files, damaged frames, tracks of unequal length.
+
+    Args:
+        quality: columns as `media` and `clip` write them; absent ones are not judged.
+
+    Raises:
+        Unfit: naming the first thing that is wrong.
+    """
+    number = {name: float(value) for name, value in quality.items() if not isinstance(value, str)}
+    declared, video, audio = (number.get(f"{name}_s") for name in ("declared", "video", "audio"))
+    longest = max(video or 0.0, audio or 0.0)
+    if declared and longest and declared - longest > max(0.2, MAX_GAP_SHARE * declared):
+        track = "video" if video else "audio"
+        raise Unfit(f"{track} ends after {longest:.1f} of {declared:.1f} s: the file is cut off")
+    for name, unit in (("video", "frames"), ("audio", "packets")):
+        errors, total = number.get(f"{name}_errors", 0.0), number.get(f"{name}_decoded", 0.0)
+        if total and errors > MAX_ERROR_SHARE * total:
+            raise Unfit(f"{errors:.0f} of {total:.0f} {name} {unit} are damaged")
+    frames, expected = number.get("video_frames", 0.0), number.get("video_frames_declared", 0.0)
+    if expected and frames < (1 - MAX_GAP_SHARE) * expected:
+        raise Unfit(f"video has {frames:.0f} of {expected:.0f} declared frames: the file is cut off")
+    if video and audio and abs(video - audio) > max(MAX_GAP, MAX_GAP_SHARE * longest):
+        first, last = ("audio", "video") if audio < video else ("video", "audio")
+        raise Unfit(f"{first} ends {abs(video - audio):.1f} s before the {last}")

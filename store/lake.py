@@ -1,0 +1,190 @@
+"""Where everything lies: the lake's folders, and the one way to put bytes there so that a crash leaves no half."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from fsspec.core import url_to_fs
+
+_held: set[TextIO] = set()
+# A forked worker would keep its parent's locks alive after the parent was killed.
+os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
+
+
+@dataclass(frozen=True, slots=True)
+class Lake:
+    """A folder of shards, ledger, runs and caches; shards may live elsewhere, by fsspec URL.
+
+    Attributes:
+        root: the lake's folder, absolute.
+        shards_url: where shards are written, such as ``s3://bucket/prefix``; None for ``root/shards``.
+    """
+
+    root: Path
+    shards_url: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
+
+    @property
+    def catalog(self) -> Path:
+        """The DuckDB file of views for people."""
+        return self.root / "catalog.duckdb"
+
+    @property
+    def ledger(self) -> Path:
+        """The truth: immutable Parquet files, a folder a table."""
+        return self.root / "ledger"
+
+    @property
+    def cache(self) -> Path:
+        """Derived bytes, safe to delete."""
+        return self.root / "cache"
+
+    @property
+    def reports(self) -> Path:
+        """Reports for people."""
+        return self.root / "reports"
+
+    @property
+    def backbones(self) -> Path:
+        """Weights of backbones pre-trained in this lake."""
+        return self.root / "backbones"
+
+    def run(self, run_id: str) -> Path:
+        """The folder of one run's checkpoint, snapshots and anchors."""
+        return self.root / "runs" / run_id
+
+    def shard_url(self, dataset: str, name: str) -> str:
+        """Where shard `name` of `dataset` lies: a path, or a URL on an object store."""
+        return f"{(self.shards_url or str(self.root / 'shards')).rstrip('/')}/{dataset}/{name}"
+
+
+def put(url: str | Path, data: bytes) -> None:
+    """Write `data` under `url` in one step: readers see the former content or the new one, never a part.
+
+    Local files are written aside, synced and renamed; object stores are atomic by themselves.
+    """
+    target = _local(url)
+    if target is None:
+        fs, path = url_to_fs(str(url))
+        fs.pipe_file(path, data)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames in `folder` outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def get(url: str | Path, offset: int = 0, size: int | None = None) -> bytes:
+    """The bytes at `url`, or `size` of them from `offset`.
+
+    Raises:
+        FileNotFoundError: nothing lies there.
+    """
+    local = _local(url)
+    if local is None:
+        fs, path = url_to_fs(str(url))
+        return fs.cat_file(path, offset, None if size is None else offset + size)
+    with open(local, "rb") as file:
+        file.seek(offset)
+        return file.read() if size is None else file.read(size)
+
+
+def _local(url: str | Path) -> Path | None:
+    text = str(url).removeprefix("file://")
+    return None if "://" in text else Path(text)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder written aside and renamed to `target` when the block ends well; an earlier `target` is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    aside.mkdir()
+    try:
+        yield aside
+        for path in aside.rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        if target.exists():
+            _exchange(aside, target)
+        else:
+            os.replace(aside, target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Put folder `one` in the place of `other`: in one step, or in two renames where the system lacks that call."""
+    with contextlib.suppress(AttributeError):
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if ctypes.CDLL(None).renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+            return
+    former = one.with_name(f"{one.name}.tmp")
+    os.replace(other, former)
+    os.replace(one, other)
+    shutil.rmtree(former)
+
+
+def sweep(folder: Path) -> int:
+    """Remove what killed writers left aside below `folder`; returns how many. Call only while holding its lock."""
+    left = list(folder.rglob(".*.tmp"))
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return len(left)
+
+
+@contextlib.contextmanager
+def lock(lake: Lake, name: str, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
+    """Hold the lake's lock `name`; the kernel lets it go when the holder dies.
+
+    Args:
+        lake: whose lock.
+        name: what is guarded.
+        wait: until the lock is free, rather than raise.
+        shared: beside other shared holders, but no exclusive one.
+
+    Raises:
+        BlockingIOError: another holder has it.
+    """
+    path = lake.root / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        _held.add(file)
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+            _held.discard(file)

@@ -1,0 +1,141 @@
+"""The shard contract: plain WebDataset tars, byte-reproducible, with an offset index so one read fetches a sample."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from store.lake import get, put
+from store.types import PalimpsestError, Sample
+
+BLOCK = tarfile.BLOCKSIZE
+PNG = b"\x89PNG"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where one sample lies in its shard.
+
+    Attributes:
+        offset: first byte of the sample's first tar header.
+        size: bytes up to the end of its last member's padding.
+        checksum: 16 hexadecimal digits of the SHA-256 of those bytes.
+    """
+
+    key: str
+    offset: int
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A written shard: its URL, size, SHA-256 and index."""
+
+    url: str
+    bytes: int
+    sha256: str
+    entries: tuple[Entry, ...]
+
+
+def encode(sample: Sample) -> list[tuple[str, bytes]]:
+    """The sample's members, ``(suffix, bytes)``, in the order they are written."""
+    members = [("json", json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode())]
+    members += [(f"frame{i:03d}.jpg", frame) for i, frame in enumerate(sample.frames)]
+    if sample.audio is not None:
+        wav = io.BytesIO()
+        soundfile.write(wav, sample.audio, sample.meta["tracks"]["audio"]["rate_hz"], format="WAV", subtype="PCM_16")
+        members.append(("audio.wav", wav.getvalue()))
+    if sample.imu is not None:
+        members.append(("imu.npy", _npy(sample.imu.astype(np.float32))))
+    if sample.image is not None:
+        members.append(("image.png" if sample.image.startswith(PNG) else "image.jpg", sample.image))
+    if sample.depth is not None:
+        members.append(("depth.npy", _npy(sample.depth.astype(np.uint16))))
+    if sample.text is not None:
+        members.append(("text.txt", sample.text.encode()))
+    return members
+
+
+def decode(key: str, members: Iterable[tuple[str, bytes]]) -> Sample:
+    """The sample that `members` hold; images stay encoded."""
+    sample = Sample(key=key, meta={})
+    for suffix, data in members:
+        if suffix == "json":
+            sample.meta = json.loads(data)
+        elif suffix.startswith("frame"):
+            sample.frames.append(data)
+        elif suffix == "audio.wav":
+            # PCM16 behind the 44-byte header that `encode` wrote: no decoder is faster than none.
+            sample.audio = np.frombuffer(data, "<i2", offset=44)
+        elif suffix == "imu.npy":
+            sample.imu = np.load(io.BytesIO(data), allow_pickle=False)
+        elif suffix.startswith("image."):
+            sample.image = data
+        elif suffix == "depth.npy":
+            sample.depth = np.load(io.BytesIO(data), allow_pickle=False)
+        elif suffix == "text.txt":
+            sample.text = data.decode()
+    return sample
+
+
+def write_shard(url: str, samples: Iterable[Sample]) -> Shard:
+    """Write `samples` as one USTAR file with fixed times and owners, in one atomic step."""
+    buffer, entries = io.BytesIO(), []
+    for sample in samples:
+        start = buffer.tell()
+        for suffix, data in encode(sample):
+            info = tarfile.TarInfo(f"{sample.key}.{suffix}")
+            info.size = len(data)
+            buffer.write(info.tobuf(tarfile.USTAR_FORMAT))
+            buffer.write(data)
+            buffer.write(b"\0" * (-len(data) % BLOCK))
+        region = buffer.getbuffer()[start : buffer.tell()]
+        entries.append(Entry(sample.key, start, len(region), hashlib.sha256(region).hexdigest()[:16]))
+        region.release()
+    buffer.write(b"\0" * (2 * BLOCK))
+    data = buffer.getvalue()
+    put(url, data)
+    return Shard(url, len(data), hashlib.sha256(data).hexdigest(), tuple(entries))
+
+
+def read_sample(url: str, entry: Entry) -> Sample:
+    """One sample by its index entry: a single read, checked against its checksum.
+
+    Raises:
+        PalimpsestError: the shard is absent, or the bytes are not those that were written.
+    """
+    try:
+        data = get(url, entry.offset, entry.size)
+    except FileNotFoundError as error:
+        raise PalimpsestError(f"sample {entry.key}: its shard {url} is absent. Run the same ingest again.") from error
+    if hashlib.sha256(data).hexdigest()[:16] != entry.checksum:
+        raise PalimpsestError(
+            f"sample {entry.key} in {url} is damaged: its bytes differ from those written at ingest. "
+            "Delete the shard and run the same ingest again."
+        )
+    return decode(entry.key, _members(data))
+
+
+def _members(data: bytes) -> Iterable[tuple[str, bytes]]:
+    position = 0
+    while position < len(data):
+        name = data[position : position + 100].split(b"\0", 1)[0].decode()
+        size = int(data[position + 124 : position + 135], 8)
+        body = position + BLOCK
+        yield name.split(".", 1)[1], data[body : body + size]
+        position = body + size + (-size % BLOCK)
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,198 @@
+"""The words every room shares: recordings, their tracks and clips, and the samples cut from them."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+Seconds = float
+Hertz = float
+MAX_UNPACKED = 1 << 30
+
+
+class PalimpsestError(Exception):
+    """An error a user can cause and mend: the message says what was wrong, where, and what to do."""
+
+
+class Modality(StrEnum):
+    """The kinds of track a recording can have."""
+
+    VIDEO = "video"
+    AUDIO = "audio"
+    IMU = "imu"
+    IMAGE = "image"
+    DEPTH = "depth"
+    TEXT = "text"
+
+
+class Split(StrEnum):
+    """Which part of a data set a recording belongs to; learning reads train, choices read val, tables read test."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One signal of a recording: a file below the data set's source, a byte slice of one, or a text itself.
+
+    Attributes:
+        path: relative to the source folder; None for a text given inline; a folder of stills may stand for a video.
+        offset: first byte of the slice, for containers such as IDX; in a .gz file it counts unpacked bytes.
+        length: bytes in the slice; None for the whole file.
+        text: the text itself, for an inline text track.
+        rate_hz: sampling rate where the file does not say it (IMU).
+        shape: array shape of a raw slice (IDX images are ``(height, width)`` uint8).
+    """
+
+    path: Path | None = None
+    offset: int = 0
+    length: int | None = None
+    text: str | None = None
+    rate_hz: Hertz | None = None
+    shape: tuple[int, ...] | None = None
+
+    def read(self, source: Path) -> bytes:
+        """The track's bytes; `source` is the folder that `path` is relative to."""
+        if self.path is None:
+            return (self.text or "").encode()
+        with _open(source / self.path) as file:
+            file.seek(self.offset)
+            return file.read() if self.length is None else file.read(self.length)
+
+    def chunks(self, source: Path, size: int = 1 << 20) -> Iterator[bytes]:
+        """The track's bytes in pieces, so that hashing a multi-hour file takes constant memory."""
+        if self.path is None:
+            yield (self.text or "").encode()
+            return
+        path = source / self.path
+        if path.is_dir():
+            for member in sorted(path.iterdir()):
+                yield member.name.encode()
+                yield from Track(member.relative_to(source)).chunks(source, size)
+            return
+        with _open(path) as file:
+            file.seek(self.offset)
+            left = self.length if self.length is not None else -1
+            while left and (chunk := file.read(size if left < 0 else min(size, left))):
+                left = left - len(chunk) if left > 0 else left
+                yield chunk
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.suffix != ".gz":
+        return open(path, "rb")
+    return io.BytesIO(_unpacked(path, path.stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=2)  # thousands of slices are read from one packed file
+def _unpacked(path: Path, _mtime_ns: int) -> bytes:
+    with gzip.open(path) as file:
+        data = file.read(MAX_UNPACKED + 1)
+    if len(data) > MAX_UNPACKED:
+        raise PalimpsestError(f"{path} unpacks to more than {MAX_UNPACKED >> 20} MiB; unpack it first")
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One window over all tracks of a recording, in seconds from the recording's start; None reaches the end."""
+
+    start_s: Seconds = 0.0
+    end_s: Seconds | None = None
+    labels: tuple[str, ...] = ()
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a reader yields: where a recording's tracks lie and what is known about it.
+
+    Attributes:
+        name: what a person calls it (a file name, an utterance id); unique within the data set.
+        tracks: one track a modality; a video's own sound is its audio unless an audio track is named.
+        clips: the windows to cut; empty lets the format's window decide.
+        labels: names, for clips that carry none of their own.
+        group: recordings that must share a split (one film, one sentence, one session).
+    """
+
+    name: str
+    tracks: dict[Modality, Track]
+    clips: tuple[Clip, ...] = (Clip(),)
+    labels: tuple[str, ...] = ()
+    domain: str | None = None
+    arrival: str | None = None
+    split: Split | None = None
+    group: str | None = None
+    language: str | None = None
+
+    def content_id(self, source: Path) -> str:
+        """16 hexadecimal digits of the SHA-256 over the tracks' bytes: the recording's identity wherever it lies.
+
+        Raises:
+            OSError: a track's file is absent or unreadable.
+        """
+        digest = hashlib.sha256()
+        for modality in sorted(self.tracks):
+            digest.update(modality.encode())
+            for chunk in self.tracks[modality].chunks(source):
+                digest.update(chunk)
+        return digest.hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class Sample:
+    """A clip's signals as the shard contract holds them, and what was known of it at ingest.
+
+    Attributes:
+        key: recording id and window, unique within the data set; holds no dot.
+        meta: the JSON member.
+        frames: encoded JPEGs in time order.
+        audio: int16 ``[T]``, mono, at ``meta["tracks"]["audio"]["rate_hz"]``.
+        imu: float32 ``[T, 6]``: acceleration m/s^2 with gravity, angular rate rad/s.
+        image: an encoded JPEG or PNG.
+        depth: uint16 ``[H, W]``, millimetres, 0 = no return.
+        text: the transcript or message.
+    """
+
+    key: str
+    meta: dict[str, Any]
+    frames: list[bytes] = field(default_factory=list)
+    audio: np.ndarray | None = None
+    imu: np.ndarray | None = None
+    image: bytes | None = None
+    depth: np.ndarray | None = None
+    text: str | None = None
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities present, in the order of `Modality`."""
+        present = {
+            Modality.VIDEO: bool(self.frames),
+            Modality.AUDIO: self.audio is not None,
+            Modality.IMU: self.imu is not None,
+            Modality.IMAGE: self.image is not None,
+            Modality.DEPTH: self.depth is not None,
+            Modality.TEXT: self.text is not None,
+        }
+        return tuple(modality for modality, there in present.items() if there)
+
+
+def clip_key(recording: str, start_s: Seconds, end_s: Seconds) -> str:
+    """The sample key of a window: recording id and both ends in whole milliseconds."""
+    return f"{recording}-{round(start_s * 1000):07d}-{round(end_s * 1000):07d}"
+
+
+def slug(text: str) -> str:
+    """`text` as a file name: lower-case letters, digits and dashes, at most 40 of them."""
+    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split())[:40] or "x"

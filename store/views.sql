@@ -1,0 +1,64 @@
+-- Every metric of Palimpsest is defined here and nowhere else. a[t, i] is the accuracy on task i after learning task t.
+
+-- Recordings that were refused and not mended since.
+CREATE OR REPLACE VIEW quarantine AS
+SELECT dataset, name, recording, source_path, reason, recorded_at FROM quarantined WHERE reason IS NOT NULL;
+
+-- Accuracy from the single predictions: one row a run, task learned, task measured, protocol, modality set and split.
+CREATE OR REPLACE VIEW task_accuracy AS
+SELECT
+    p.run_id, r.stream, r.scenario, r.method, r.seed, p.after_task, p.on_task, t.task_name, p.protocol, p.modalities,
+    p.split, count(*) FILTER (p.predicted = p.label) / count(*) AS accuracy,
+    count(*) FILTER (p.predicted = p.label) AS correct, count(*) AS total,
+    max(p.snapshot_id) AS snapshot_id, max(p.recorded_at) AS measured_at
+FROM predictions p JOIN runs r USING (run_id) LEFT JOIN tasks t ON t.stream = r.stream AND t.task = p.on_task
+GROUP BY ALL;
+
+-- One row a run and step; a[t, 1], a[t, 2] ... as a list.
+CREATE OR REPLACE VIEW accuracy_matrix AS
+SELECT run_id, stream, scenario, method, seed, protocol, modalities, split, after_task,
+    list(round(accuracy, 4) ORDER BY on_task) AS accuracy_on_task, avg(accuracy) AS average_accuracy
+FROM task_accuracy WHERE on_task <= after_task
+GROUP BY ALL;
+
+-- After each task t: step_accuracy A_t = mean of a[t, i] over i <= t; new_accuracy = a[t, t];
+-- forgetting = mean over i < t of max over s < t of a[s, i], less a[t, i]; bwt = mean over i < t of a[t, i] - a[i, i].
+CREATE OR REPLACE VIEW step_summary AS
+WITH traced AS (
+    SELECT *,
+        max(accuracy) OVER (one ORDER BY after_task ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS best_before,
+        max(accuracy) FILTER (after_task = on_task) OVER one AS when_learned
+    FROM task_accuracy WHERE on_task <= after_task
+    WINDOW one AS (PARTITION BY run_id, protocol, modalities, split, on_task)
+)
+SELECT run_id, stream, scenario, method, seed, protocol, modalities, split, after_task,
+    avg(accuracy) AS step_accuracy,
+    any_value(accuracy) FILTER (on_task = after_task) AS new_accuracy,
+    avg(best_before - accuracy) FILTER (on_task < after_task) AS forgetting,
+    avg(accuracy - when_learned) FILTER (on_task < after_task) AS bwt
+FROM traced GROUP BY ALL;
+
+-- One row a run: average_accuracy = mean of A_t over t; last_accuracy, forgetting and bwt are those after the last task.
+CREATE OR REPLACE VIEW stream_summary AS
+SELECT run_id, stream, scenario, method, seed, protocol, modalities, split,
+    avg(step_accuracy) AS average_accuracy, arg_max(step_accuracy, after_task) AS last_accuracy,
+    arg_max(forgetting, after_task) AS forgetting, arg_max(bwt, after_task) AS bwt, max(after_task) AS tasks
+FROM step_summary GROUP BY ALL;
+
+-- What each modality is worth at the end: last accuracy per modality set, beside that of all of them.
+CREATE OR REPLACE VIEW modality_ablation AS
+SELECT one.run_id, one.stream, one.method, one.seed, one.protocol, one.split, one.modalities, one.last_accuracy,
+    whole.last_accuracy - one.last_accuracy AS lost_against_all
+FROM stream_summary one
+JOIN stream_summary whole USING (run_id, protocol, split) WHERE whole.modalities = 'all';
+
+-- Where a figure comes from: the snapshot it was measured on, the samples that snapshot had learned, their shards and sources.
+CREATE OR REPLACE VIEW lineage AS
+SELECT n.snapshot_id, n.run_id, r.stream, r.method, r.seed, n.after_task, n.path AS snapshot, ts.task AS learned_task,
+    ts.dataset, ts.key, s.shard, h.url AS shard_url, h.sha256 AS shard_sha256, s.recording, c.source_path
+FROM snapshots n
+JOIN runs r USING (run_id)
+JOIN task_samples ts ON ts.stream = r.stream AND ts.task <= n.after_task AND ts.split = 'train'
+JOIN samples s ON s.dataset = ts.dataset AND s.key = ts.key
+LEFT JOIN shards h ON h.dataset = s.dataset AND h.shard = s.shard
+LEFT JOIN recordings c ON c.dataset = s.dataset AND c.recording = s.recording;
