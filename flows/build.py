@@ -63,9 +63,14 @@ def run(recipe: Recipe, *, method: str | None, seed: int, overridden: bool) -> R
 def trainer(
     lake: Lake, ledger: Ledger, recipe: Recipe, one: Run, *, snapshot: str | None, past: Sequence[Example]
 ) -> Trainer:
-    """A trainer for `one` that goes on from `snapshot`."""
+    """A trainer for `one` that goes on from `snapshot`; `past` are the samples of the tasks learnt so far.
+
+    A run keeps the modalities that its data set had when it began; the recipe may name backbones for more.
+    """
     where = device()
-    models = registry.backbones(recipe.learner.backbones, lake, where)
+    rows = ledger.rows("SELECT modalities FROM runs WHERE run_id = ?", [one.run_id])
+    names = {modality: recipe.learner.backbones[modality] for modality in rows[0]["modalities"]}
+    models = registry.backbones(names, lake, where)
     features = TrunkFeatures(lake, models, trunk_depths(models, one.settings.stages), where)
     return Trainer(
         lake=lake,

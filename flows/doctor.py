@@ -38,8 +38,7 @@ def examine(lake: Lake) -> Iterator[Finding]:
     """Look at everything in turn; nothing is written and no lake is made."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("python", version, sys.version_info >= (3, 11), "Palimpsest needs Python 3.11 or later")
-    for program in ("ffmpeg", "ffprobe"):
-        yield _program(program, "-version", "install ffmpeg, for example: apt-get install ffmpeg")
+    yield _program("ffmpeg", "-version", "install ffmpeg, for example: apt-get install ffmpeg")
     remedy = "without it synthesised speech has one built-in voice; apt-get install espeak-ng brings more"
     yield _program("espeak-ng", "--version", remedy, required=False)
     yield _try("torch", _torch)

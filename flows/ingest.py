@@ -31,6 +31,7 @@ def ingest(
     """Bring a data set up to date with its recordings, as its recipe says.
 
     Args:
+        lake: where the data set's shards and rows go.
         dataset: a packaged recipe's name, or the path of a recipe of one's own.
         source: the folder of recordings, remembered by the lake; None reads from the one remembered.
         workers: processes; None for one a core.

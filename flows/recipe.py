@@ -24,15 +24,15 @@ class ReaderSpec(Part):
     """Which layout the recordings lie in."""
 
     name: str = Field(description="a reader of pipelines.readers")
-    parameters: dict[str, Any] = Field({}, description="the reader's own settings")
+    parameters: dict[str, Any] = Field(default={}, description="the reader's own settings")
 
 
 class TaskSpec(Part):
     """One task, named by what belongs to it."""
 
     name: str = Field(description="what people call the task")
-    labels: tuple[str, ...] = Field((), description="samples with any of these labels; empty for all labels")
-    domains: tuple[str, ...] = Field((), description="samples from any of these domains; empty for all domains")
+    labels: tuple[str, ...] = Field(default=(), description="samples with any of these labels; empty for all labels")
+    domains: tuple[str, ...] = Field(default=(), description="samples from any of these domains; empty for all domains")
 
 
 class StreamSpec(Part):
@@ -41,11 +41,13 @@ class StreamSpec(Part):
     scenario: Literal["class-incremental", "domain-incremental", "modality-incremental"] = Field(
         description="what is new from task to task"
     )
-    tasks: tuple[TaskSpec, ...] = Field((), description="the tasks in order; empty to form them by `by`")
-    by: Literal["label", "domain"] | None = Field(None, description="what tasks are formed by when none are listed")
-    per_task: int = Field(1, ge=1, description="labels or domains a task")
-    order: tuple[str, ...] = Field((), description="labels or domains in order; others follow in order of name")
-    order_seed: int | None = Field(None, description="shuffles the task order; None keeps it as written")
+    tasks: tuple[TaskSpec, ...] = Field(default=(), description="the tasks in order; empty to form them by `by`")
+    by: Literal["label", "domain"] | None = Field(
+        default=None, description="what tasks are formed by when none are listed"
+    )
+    per_task: int = Field(default=1, ge=1, description="labels or domains a task")
+    order: tuple[str, ...] = Field(default=(), description="labels or domains in order; others follow in order of name")
+    order_seed: int | None = Field(default=None, description="shuffles the task order; None keeps it as written")
 
     @model_validator(mode="after")
     def _one_way(self) -> StreamSpec:
@@ -58,22 +60,24 @@ class LearnerSpec(Part):
     """What learns, and how."""
 
     backbones: dict[str, str] = Field(description="a backbone of the registry for each modality")
-    method: str = Field("crossmodal-moe", description="a method of learner.methods")
-    epochs: int = Field(10, ge=1, description="passes over a task's samples")
-    batch_size: int = Field(32, ge=1, description="samples a step")
-    lr: float = Field(1e-3, gt=0, description="learning rate")
-    weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
-    stages: int = Field(2, ge=1, le=4, description="quarters of each backbone, from its end, that get adapters")
-    memory: int = Field(0, ge=0, description="exemplars kept of past tasks, in samples")
-    anchors: int = Field(10, ge=1, description="anchors kept of each class and domain")
-    params: dict[str, Any] = Field({}, description="the method's own settings")
+    method: str = Field(default="crossmodal-moe", description="a method of learner.methods")
+    epochs: int = Field(default=10, ge=1, description="passes over a task's samples")
+    batch_size: int = Field(default=32, ge=1, description="samples a step")
+    lr: float = Field(default=1e-3, gt=0, description="learning rate")
+    weight_decay: float = Field(default=1e-4, ge=0, description="decoupled weight decay")
+    stages: int = Field(default=2, ge=1, le=4, description="quarters of each backbone, from its end, that get adapters")
+    memory: int = Field(default=0, ge=0, description="exemplars kept of past tasks, in samples")
+    anchors: int = Field(default=10, ge=1, description="anchors kept of each class and domain")
+    params: dict[str, Any] = Field(default={}, description="the method's own settings")
 
 
 class GateSpec(Part):
     """What an update must hold to be promoted, on the val split."""
 
-    max_forgetting: float = Field(0.15, ge=0, le=1, description="most accuracy that earlier tasks may lose, 0 to 1")
-    min_new_accuracy: float = Field(0.0, ge=0, le=1, description="least accuracy on the new task, 0 to 1")
+    max_forgetting: float = Field(
+        default=0.15, ge=0, le=1, description="most accuracy that earlier tasks may lose, 0 to 1"
+    )
+    min_new_accuracy: float = Field(default=0.0, ge=0, le=1, description="least accuracy on the new task, 0 to 1")
 
 
 class Recipe(Part):
@@ -83,10 +87,12 @@ class Recipe(Part):
     dataset: str = Field(description="the data set it reads, in the lake")
     reader: ReaderSpec = Field(description="how recordings are found")
     format: ClipFormat = Field(default_factory=ClipFormat, description="how samples are cut")
-    group: Literal["label", "domain", "arrival", "none"] = Field("none", description="what shards are sorted by")
+    group: Literal["label", "domain", "arrival", "none"] = Field(
+        default="none", description="what shards are sorted by"
+    )
     stream: StreamSpec = Field(description="the sequence of tasks")
     learner: LearnerSpec = Field(description="what learns")
-    gate: GateSpec = Field(default_factory=GateSpec, description="when an update is promoted")
+    gate: GateSpec = Field(default=GateSpec(), description="when an update is promoted")
 
 
 def names() -> tuple[str, ...]:

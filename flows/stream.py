@@ -18,7 +18,8 @@ from store.types import PalimpsestError
 _SAMPLES = """
     SELECT s.*, h.url, t.task FROM samples s JOIN shards h USING (dataset, shard)
     LEFT JOIN (
-        SELECT ts.dataset, ts.key, ts.task FROM task_samples ts JOIN tasks USING (stream, task) WHERE ts.stream = $stream
+        SELECT ts.dataset, ts.key, ts.task FROM task_samples ts JOIN tasks USING (stream, task)
+        WHERE ts.stream = $stream
     ) t ON t.dataset = s.dataset AND t.key = s.key
     WHERE s.dataset = $dataset ORDER BY s.key
 """

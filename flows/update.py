@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from flows import build, stream
@@ -80,22 +81,48 @@ def update(
     return summary
 
 
+def evaluate(
+    lake: Lake,
+    name: str | Recipe,
+    *,
+    method: str | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    progress: Progress = lambda what, done, total: None,
+) -> list[dict[str, Any]]:
+    """Measure the last snapshot of a run again, on every task that it has learnt, with the labels of today.
+
+    Returns:
+        The rows of ``step_summary`` for that snapshot.
+
+    Raises:
+        PalimpsestError: the run has learnt nothing yet.
+    """
+    recipe = override(name if isinstance(name, Recipe) else load_recipe(name), overrides)
+    one = build.run(recipe, method=method, seed=seed, overridden=bool(overrides))
+    ledger = Ledger(lake)
+    if not ledger.rows("SELECT 1 FROM snapshots WHERE run_id = ?", [one.run_id]):
+        raise PalimpsestError(f"run {one.run_id} has learnt nothing yet: run `palimpsest update {recipe.name}`")
+    trainer, tasks = resume(lake, ledger, recipe, one, stream.load(ledger, recipe), progress)
+    trainer.measure(tasks)
+    return ledger.rows("FROM step_summary WHERE run_id = ? AND after_task = ?", [one.run_id, len(tasks)])
+
+
 def _update(
     lake: Lake, ledger: Ledger, recipe: Recipe, one: build.Run, retry: bool, progress: Progress
 ) -> UpdateSummary:
     summary = UpdateSummary(recipe.name, one.run_id, stream.seal(ledger, recipe))
     data = stream.load(ledger, recipe)
-    _record(ledger, recipe, one, "running")
+    _record(ledger, recipe, one, data, "running")
     trainer, tasks = resume(lake, ledger, recipe, one, data, progress)
     for number, name in data.names.items():
         if number > len(tasks):
             tasks.append(trainer.task(number, name, data.tasks[number]))
-            what = f"task {number}/{summary.tasks} {name}"
-            trainer.learn(tasks[-1], tasks[:-1], lambda done, total, what=what: progress(what, done, total))
+            trainer.learn(tasks[-1], tasks[:-1], partial(progress, f"task {number}/{summary.tasks} {name}"))
             summary.learned.append(name)
         if not one.trial and not _pass_gate(lake, ledger, recipe, one, number, retry, summary):
             break
-    _record(ledger, recipe, one, "refused" if summary.refused else "done")
+    _record(ledger, recipe, one, data, "refused" if summary.refused else "done")
     return summary
 
 
@@ -142,8 +169,11 @@ def _pass_gate(
     return True
 
 
-def _record(ledger: Ledger, recipe: Recipe, one: build.Run, status: str) -> None:
+def _record(ledger: Ledger, recipe: Recipe, one: build.Run, data: stream.StreamData, status: str) -> None:
+    former = ledger.rows("SELECT modalities FROM runs WHERE run_id = ?", [one.run_id])
+    there = {modality for examples in data.shards.values() for example in examples for modality in example.modalities}
+    modalities = former[0]["modalities"] if former else [m for m in recipe.learner.backbones if m in there]
     row = {"run_id": one.run_id, "stream": recipe.name, "scenario": recipe.stream.scenario, "digest": one.digest}
     config = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
     settings = {"method": one.settings.method, "seed": one.settings.seed, "trial": one.trial}
-    ledger.append("runs", [{**row, **settings, "config": config, "status": status}])
+    ledger.append("runs", [{**row, **settings, "modalities": modalities, "config": config, "status": status}])

@@ -28,7 +28,7 @@ if [ -z "$python" ]; then
     exit 1
 fi
 
-if ! { have ffmpeg && have ffprobe; } && ! debian ffmpeg; then
+if ! have ffmpeg && ! debian ffmpeg; then
     echo "setup: ffmpeg is missing; install it (as root: apt-get install ffmpeg) and run make again" >&2
     exit 1
 fi

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, eye, linalg
 
 
-def fit_drift(old: Tensor, new: Tensor, *, ridge: float = 1e-2) -> tuple[Tensor, Tensor]:
+def fit_drift(old: Tensor, new: Tensor, *, ridge: float = 1e-2) -> tuple[Tensor, Tensor, Tensor]:
     """The affine map that carries former representations to present ones, held towards the identity.
 
     Minimises ``sum |A o + b - n|^2 + ridge tr(C) |A - I|^2`` with C the scatter of `old`. It is fitted where both are
@@ -18,7 +18,7 @@ def fit_drift(old: Tensor, new: Tensor, *, ridge: float = 1e-2) -> tuple[Tensor,
         ridge: pull towards the identity, in units of the mean variance.
 
     Returns:
-        A ``[d, d]`` and b ``[d]``, float64.
+        A ``[d, d]``, b ``[d]`` and the covariance ``[d, d]`` of what they leave unexplained, float64.
     """
     old, new = old.double(), new.double()
     start, end = old.mean(0), new.mean(0)
@@ -26,4 +26,5 @@ def fit_drift(old: Tensor, new: Tensor, *, ridge: float = 1e-2) -> tuple[Tensor,
     scatter = x.T @ x
     pull = ridge * scatter.trace() * eye(len(scatter), dtype=x.dtype, device=x.device)
     matrix = linalg.solve(scatter + pull, x.T @ y + pull).T
-    return matrix, end - matrix @ start
+    left = y - x @ matrix.T
+    return matrix, end - matrix @ start, left.T @ left / len(left)

@@ -20,8 +20,8 @@ NEIGHBOURS = 10
 
 
 def subsets(modalities: Sequence[Modality]) -> Iterator[tuple[str, tuple[Modality, ...]]]:
-    """Every non-empty set of modalities with its name; the whole set is called ``all``."""
-    for size in range(1, len(modalities)):
+    """Every non-empty set of modalities with its name; of more than three only the single ones and ``all``."""
+    for size in range(1, len(modalities) if len(modalities) <= 3 else 2):
         for chosen in combinations(modalities, size):
             yield "+".join(chosen), chosen
     yield "all", tuple(modalities)

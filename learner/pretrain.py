@@ -64,7 +64,7 @@ def pretrain(
     for step in range(steps):
         rng = generator("pretrain", name, seed, step)
         rows = rng.permutation(len(patches))[:batch_size]
-        x, valid = patches[rows].to(device), mask[rows].to(device)
+        x, valid = patches[rows].to(device), _spans(mask[rows], rng, model).to(device)
         hide = torch.from_numpy(rng.random(valid.shape) < masked).to(device) & valid
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -86,6 +86,15 @@ def _reconstruction(
         h = through(block, h, valid)
     target = (x - x.mean(2, keepdim=True)) / (x.std(2, keepdim=True) + 0.1)
     return (decoder(model.norm(h)) - target)[hide].pow(2).mean()
+
+
+def _spans(valid: Tensor, rng: np.random.Generator, model: TinyBackbone) -> Tensor:
+    """Validity ``[B, N]`` cut to a random stretch from the start, so that short ones are met too."""
+    if len(model.spec.grid) > 1:
+        return valid
+    share = torch.from_numpy(rng.uniform(0.15, 1.0, (len(valid), 1)))
+    kept = (valid.sum(1, keepdim=True) * share).ceil().clamp_min(4)
+    return valid & (torch.arange(valid.shape[1]) < kept)
 
 
 def _gather(model: TinyBackbone, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from learner.evaluate import predictions
 from learner.features import TrunkFeatures
 from learner.loader import Example
 from learner.memory import rehearse
-from learner.methods.base import Context
+from learner.methods.base import Context, ParameterGroup
 from learner.order import epoch_order, generator, replay_order
 from store.anchors import AnchorStore
 from store.lake import Lake
@@ -139,15 +139,15 @@ class Trainer:
         else:
             train = task.train
         self._seed_torch("begin", task.number)
-        parameters = self.method.begin_task(task)
-        losses = self._train(task, train, parameters, progress) if parameters else {}
+        groups = self.method.begin_task(task)
+        losses = self._train(task, train, groups, progress) if groups else {}
         self.method.end_task(task)
         self._add_anchors(task)
         if settings.memory:
             self.memory = rehearse(
                 self.memory, task.train.examples, budget=settings.memory, seed=settings.seed, task=task.number
             )
-        self._measure([*earlier, task])
+        self.measure([*earlier, task])
         self.snapshot = self._save(task)
         drop_checkpoint(self._checkpoint)
         detail = {"loss": losses, "samples": len(train), **self.method.explain()}
@@ -160,11 +160,14 @@ class Trainer:
         return self.lake.run(self.run_id) / "checkpoint"
 
     def _train(
-        self, task: Task, train: Examples, parameters: list[torch.nn.Parameter], progress: Progress
+        self, task: Task, train: Examples, groups: list[ParameterGroup], progress: Progress
     ) -> dict[str, list[float]]:
         """All steps of a task; returns the mean of each loss term by epoch."""
         settings = self.settings
-        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            [dict(group) for group in groups], lr=settings.lr, weight_decay=settings.weight_decay
+        )
+        parameters = [parameter for group in groups for parameter in group["params"]]
         per_epoch = math.ceil(len(train) / settings.batch_size)
         total, start = per_epoch * settings.epochs, 0
         sums: dict[str, list[float]] = {}
@@ -180,7 +183,7 @@ class Trainer:
             batch = train.batch(order[at * settings.batch_size : (at + 1) * settings.batch_size])
             drawn = replay_order(len(rehearsed), len(batch), seed=settings.seed, task=task.number, step=step)
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr * _schedule(step, total, settings.warmup)
+                group["lr"] = settings.lr * group["scale"] * _schedule(step, total, settings.warmup)
             replay = rehearsed.batch(drawn) if len(drawn) else None
             terms = self.method.loss(batch, replay, _torch_generator(settings.seed, task.number, step))
             optimizer.zero_grad(set_to_none=True)
@@ -189,7 +192,7 @@ class Trainer:
             optimizer.step()
             for name, value in terms.items():
                 means = sums.setdefault(name, [0.0] * settings.epochs)
-                means[epoch] += float(value) / per_epoch
+                means[epoch] += value.item() / per_epoch
             progress(step + 1, total)
             if (step + 1) % settings.checkpoint_every == 0 and step + 1 < total:
                 state = {"parent": self.snapshot, "task": task.number, "step": step + 1, "total": total, "losses": sums}
@@ -211,7 +214,8 @@ class Trainer:
         there["fused"] = np.ones(len(kept), bool)
         self.anchors.add(rows, {s: (np.flatnonzero(there[s]), spaces[s][kept][there[s]]) for s in spaces})
 
-    def _measure(self, tasks: Sequence[Task]) -> None:
+    def measure(self, tasks: Sequence[Task]) -> None:
+        """Predict all of `tasks` as the model is now, and commit the predictions."""
         after = tasks[-1].number
         row = {"run_id": self.run_id, "after_task": after, "snapshot_id": snapshot_id(self.run_id, after)}
         self.ledger.append("predictions", [{**row, **p} for p in predictions(self.method, self.anchors, tasks)])

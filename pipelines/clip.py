@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import simplejpeg
@@ -19,6 +19,7 @@ from store.types import Clip, Hertz, Modality, Recording, Sample, Seconds, Track
 
 MAIN = (Modality.VIDEO, Modality.AUDIO, Modality.IMAGE, Modality.IMU, Modality.DEPTH, Modality.TEXT)
 END_SLACK: Seconds = 0.5
+MAX_BYTES = 256 << 20  # of what is read whole: images, tables, texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,8 @@ class ClipFormat:
     @classmethod
     def from_json(cls, text: str) -> ClipFormat:
         """The format that `json` wrote."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()})
+        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(text).items()}
+        return cls(**cast(dict[str, Any], settings))
 
     @property
     def digest(self) -> str:
@@ -110,7 +112,7 @@ def cut_all(
         recording_id = recording_id or recording.content_id(source)
         signals = _Signals(recording, format, source)
     except FileNotFoundError as error:
-        raise Unfit(f"no such file: {_below(error.filename, source)}") from error
+        raise Unfit(f"no such file: {below(error.filename, source)}") from error
     except OSError as error:
         raise Unfit(f"cannot be read: {error.strerror or error}") from error
     samples: dict[str, Sample] = {}
@@ -149,6 +151,12 @@ def source_path(recording: Recording) -> str | None:
     return next((path.as_posix() for path in paths if path), None)
 
 
+def below(path: str | Path | None, source: Path) -> str:
+    """`path` as people know it: relative to the data set's folder where it lies below it."""
+    path = Path(path or "")
+    return path.relative_to(source).as_posix() if path.is_relative_to(source) else str(path)
+
+
 def windows(clips: tuple[Clip, ...], duration_s: Seconds, format: ClipFormat) -> list[Clip]:
     """The clips that are long enough, or, where none are named, the format's windows over the recording.
 
@@ -158,8 +166,11 @@ def windows(clips: tuple[Clip, ...], duration_s: Seconds, format: ClipFormat) ->
         hop = format.hop_s or format.window_s
         starts = np.arange(0.0, max(duration_s - format.window_s / 2, hop), hop)
         clips = tuple(Clip(round(s, 6), round(min(s + format.window_s, duration_s), 6)) for s in starts.tolist())
-    longest = [(clip, duration_s if clip.end_s is None else clip.end_s) for clip in clips or (Clip(),)]
-    return [clip for clip, end in longest if end - clip.start_s >= format.min_s or end < clip.start_s]
+    clips = clips or (Clip(),)
+    if not duration_s:  # an image or a text has no length to judge
+        return list(clips)
+    ends = [(clip, duration_s if clip.end_s is None else clip.end_s) for clip in clips]
+    return [clip for clip, end in ends if end - clip.start_s >= format.min_s or end < clip.start_s]
 
 
 class _Signals:
@@ -180,7 +191,7 @@ class _Signals:
             ends.append(found.duration_s)
         if track := tracks.get(Modality.IMU):
             self._imu, quality = imu.read(
-                track.read(source),
+                _read(track, source),
                 hz=format.imu_hz,
                 rate_hz=track.rate_hz,
                 acc_factor=format.acc_factor,
@@ -191,15 +202,17 @@ class _Signals:
             self.quality |= quality
             ends.append(len(self._imu) / format.imu_hz)
         if track := tracks.get(Modality.IMAGE):
-            picture = stills.image(track.read(source), _name(track), track.shape)
-            picture = stills.fit(picture.convert("L" if track.shape and len(track.shape) == 2 else "RGB"), format.image_size)
+            picture = stills.image(_read(track, source), _name(track), track.shape)
+            picture = stills.fit(
+                picture.convert("L" if track.shape and len(track.shape) == 2 else "RGB"), format.image_size
+            )
             self._image, self._image_size = self._encode(picture, lossless=track.shape is not None), picture.size
         if track := tracks.get(Modality.DEPTH):
             self._depth = depth.read(
-                track.read(source), _name(track), factor=format.depth_factor, size=format.depth_size
+                _read(track, source), _name(track), factor=format.depth_factor, size=format.depth_size
             )
         if track := tracks.get(Modality.TEXT):
-            self._text = track.read(source).decode(errors="replace").strip()
+            self._text = _read(track, source).decode(errors="replace").strip()
         self.duration_s: Seconds = round(max(ends), 6)
         gate(self.quality)
         found_clips = windows(recording.clips, self.duration_s, format)
@@ -312,10 +325,11 @@ def _path(track: Track, source: Path) -> Path:
     return source / track.path
 
 
+def _read(track: Track, source: Path) -> bytes:
+    if track.path and track.length is None and (source / track.path).stat().st_size > MAX_BYTES:
+        raise Unfit(f"{track.path.name} is larger than {MAX_BYTES >> 20} MiB")
+    return track.read(source)
+
+
 def _name(track: Track) -> str:
     return track.path.name if track.path else "the inline track"
-
-
-def _below(path: str | Path | None, source: Path) -> str:
-    path = Path(path or "")
-    return path.relative_to(source).as_posix() if path.is_relative_to(source) else str(path)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.clip import ClipFormat, cut_all, source_path
+from pipelines.clip import ClipFormat, below, cut_all, source_path
 from pipelines.quality import Unfit
 from pipelines.readers import Reader, draw_split
 from store.catalog import write_catalog
@@ -129,6 +129,11 @@ def ingest(
     """Bring `dataset` up to date with the recordings below `source`.
 
     Args:
+        lake: where shards and rows go.
+        reader: finds the recordings.
+        source: the folder they lie in.
+        format: how samples are cut.
+        dataset: the data set's name in the lake.
         group: what shards are sorted by: label, domain, arrival or none.
         workers: processes that build shards; 1 builds them here.
         limit: look at the reader's first recordings only.
@@ -146,8 +151,8 @@ def ingest(
     ledger = Ledger(lake)
     try:
         with lock(lake, f"ingest-{dataset}"):
-            if lake.shards_url is None:
-                sweep(Path(lake.shard_url(dataset, "")))
+            if "://" not in (folder := lake.shard_url(dataset, "")):
+                sweep(Path(folder))
             work = plan(
                 ledger,
                 reader,
@@ -196,7 +201,7 @@ def plan(
         PalimpsestError: `dataset` was ingested with another format or reader.
     """
     digest = format_digest(format, reader)
-    _claim(ledger, dataset, reader, format, digest)
+    claim = _claim(ledger, dataset, reader, format, digest)
     held = _Held(ledger, dataset)
     pending = ledger.rows(
         "SELECT * FROM batches WHERE dataset = ? AND batch NOT IN (SELECT batch FROM shards WHERE dataset = ?) "
@@ -252,7 +257,10 @@ def plan(
     for items in _chunks(sorted(todo.values(), key=lambda item: (_group(item, group), item.id))):
         ends = dict.fromkeys((_group(items[0], group), _group(items[-1], group)))
         name = " ".join(end for end in ends if end) or dataset
-        planned.append(_batch(ledger.lake, dataset, _identity(dataset, digest, items), slug(name), source, format, items))
+        planned.append(
+            _batch(ledger.lake, dataset, _identity(dataset, digest, items), slug(name), source, format, items)
+        )
+    ledger.append("datasets", claim)
     ledger.append("quarantined", refused)
     for table, rows in corrections.items():
         ledger.append(table, rows)
@@ -318,9 +326,7 @@ def format_digest(format: ClipFormat, reader: Reader) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
-def _commit_all(
-    ledger: Ledger, built: Iterable[Built], total: int, progress: Progress | None
-) -> dict[str, list[Row]]:
+def _commit_all(ledger: Ledger, built: Iterable[Built], total: int, progress: Progress | None) -> dict[str, list[Row]]:
     """Commit results as they come, several at a time; returns all their rows."""
     done: dict[str, list[Row]] = {"samples": [], "recordings": [], "quarantined": [], "shards": []}
     ready: list[Built] = []
@@ -371,20 +377,18 @@ def _follow_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _claim(ledger: Ledger, dataset: str, reader: Reader, format: ClipFormat, digest: str) -> None:
-    """Make `dataset` one of this format, unless it is one of another."""
-    held = ledger.rows("SELECT * FROM datasets WHERE dataset = ?", [dataset])
-    row = held[0] if held else {"dataset": dataset, "source": None, "format_digest": None}
-    if row["format_digest"] == digest:
-        return
-    if row["format_digest"] is not None:
+def _claim(ledger: Ledger, dataset: str, reader: Reader, format: ClipFormat, digest: str) -> list[Row]:
+    """The row, if one is needed, that makes `dataset` one of this format; refused if it is one of another."""
+    held = ledger.rows("SELECT * EXCLUDE recorded_at FROM datasets WHERE dataset = ?", [dataset])
+    row = held[0] if held else {"dataset": dataset}
+    if row.get("format_digest") == digest:
+        return []
+    if row.get("format_digest"):
         raise PalimpsestError(
             f"data set {dataset} was ingested with another format or reader ({row['format_digest']}, now {digest}). "
             "Use --as NAME to ingest into a data set of another name, or restore the recipe's format."
         )
-    row |= {"reader": reader.name, "format_digest": digest, "format": format.json}
-    row.pop("recorded_at", None)
-    ledger.append("datasets", [row])
+    return [row | {"reader": reader.name, "format_digest": digest, "format": format.json}]
 
 
 class _Held:
@@ -392,8 +396,7 @@ class _Held:
 
     def __init__(self, ledger: Ledger, dataset: str):
         def load(table: str) -> list[Row]:
-            rows = ledger.rows(f"SELECT * FROM {table} WHERE dataset = ?", [dataset])
-            return [{name: value for name, value in row.items() if name != "recorded_at"} for row in rows]
+            return ledger.rows(f"SELECT * EXCLUDE recorded_at FROM {table} WHERE dataset = ?", [dataset])
 
         finished = {row["shard"] for row in load("shards")}
         self.samples: dict[str, dict[str, Row]] = {}
@@ -439,16 +442,18 @@ class _Identities:
 
     def identify(self, recording: Recording, source: Path) -> Item:
         """The recording with its identity; its split is drawn here where the reader leaves it open."""
+        if not recording.tracks:
+            raise Unfit("it names neither a file nor a text")
         sizes, marks, root = 0, [str(source)], source.resolve()
         for modality, track in sorted(recording.tracks.items()):
             marks.append(f"{modality} {track.path} {track.offset} {track.length} {track.text!r}")
             for path in _files(source / track.path) if track.path else ():
-                name = path.relative_to(source).as_posix()
-                if not path.resolve().is_relative_to(root):
-                    raise Unfit(f"{name} leads out of the data set's folder")
+                name = below(path, source)
                 try:
+                    if not path.resolve().is_relative_to(root):
+                        raise Unfit(f"{name} leads out of the data set's folder")
                     stat = path.stat()
-                except OSError as error:
+                except (OSError, ValueError) as error:
                     raise Unfit(f"no such file: {name}") from error
                 if not stat.st_size:
                     raise Unfit(f"the file is empty: {name}")

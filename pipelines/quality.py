@@ -13,7 +13,7 @@ MAX_GAP_SHARE = 0.1
 MAX_ERROR_SHARE = 0.05
 
 
-class Unfit(PalimpsestError):
+class Unfit(PalimpsestError):  # noqa: N818 - a verdict, read as one
     """A recording that cannot become samples; the message is the reason, as a person would put it."""
 
 

@@ -77,7 +77,7 @@ TABLES = {
                train=_I, val=_I, test=_I),
         _table("task_samples", "stream dataset key", stream=_S, task=_I, dataset=_S, key=_S, split=_S),
         _table("runs", "run_id", run_id=_S, stream=_S, scenario=_S, method=_S, seed=_I, digest=_S, trial=_B,
-               config=_S, status=_S),
+               modalities=_NAMES, config=_S, status=_S),
         _table("snapshots", "snapshot_id", snapshot_id=_S, run_id=_S, after_task=_I, path=_S, sha256=_S, parent=_S,
                parameters=_I, trained_parameters=_I, memory_bytes=_I),
         _table("predictions", "run_id after_task on_task split protocol modalities key", run_id=_S, after_task=_I,

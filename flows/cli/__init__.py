@@ -69,8 +69,8 @@ def _message(error: Exception) -> str:
 def main(lake: str, debug: bool) -> None:
     """Recordings in, samples and shards out, and a model that learns task by task without losing the earlier ones.
 
-    Begin with `palimpsest demo`. --lake and --debug may stand before or after the command.
+    Begin with `palimpsest demo`. --lake and --debug may also stand after a command that works on a lake.
 
-    Exit codes: 0 done, 1 an error, 2 a wrong command line, 3 done but some recordings went to quarantine,
-    130 interrupted.
+    Exit codes: 0 done, 1 an error, 2 a wrong command line, 3 done but some recordings went to quarantine or the
+    gate refused a task, 130 interrupted.
     """

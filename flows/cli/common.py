@@ -1,16 +1,18 @@
-"""What several commands share: the lake they work on, and printing rows."""
+"""What several commands share: the lake they work on, progress bars, and printing rows."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 import click
 
 FORMATS = click.Choice(["table", "csv", "json"])
+SET_ASIDE = 3  # exit code: done, but recordings went to quarantine, or the gate refused a task
 
 
 def with_lake(function: Callable[..., None]) -> Callable[..., None]:
@@ -29,6 +31,25 @@ def with_lake(function: Callable[..., None]) -> Callable[..., None]:
         function(Lake(Path(folder or ctx.find_root().params["lake"])), **arguments)
 
     return command
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on a terminal's stderr: the block calls ``tell(what, done, total)``, and each `what` gets a bar."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        names: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in names:
+                names[what] = progress.add_task(what, total=total)
+            progress.update(names[what], completed=done, total=total)
+
+        yield tell
 
 
 def show(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], form: str = "table") -> None:

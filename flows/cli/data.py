@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.common import with_lake
+from flows.cli.common import SET_ASIDE, bars, with_lake
 
 if TYPE_CHECKING:
     from store.lake import Lake
 
-SOME_QUARANTINED = 3
+NOTES = {
+    "relabelled": "samples have another label, domain, arrival or split now",
+    "duplicates": "recordings have the bytes of another one",
+    "skipped": "recordings are in quarantine since earlier; --retry-quarantined tries them again",
+}
 
 
 @click.command()
@@ -65,18 +69,25 @@ def ingest(
     """
     from flows.ingest import ingest as run
 
-    summary = run(
-        lake,
-        dataset,
-        source=source,
-        workers=workers,
-        limit=limit,
-        as_name=as_name,
-        retry_quarantined=retry_quarantined,
-        shards=shards,
+    with bars() as tell:
+        summary = run(
+            lake,
+            dataset,
+            source=source,
+            workers=workers,
+            limit=limit,
+            as_name=as_name,
+            retry_quarantined=retry_quarantined,
+            shards=shards,
+            progress=lambda done, total: tell("recordings", done, total),
+        )
+    click.echo(
+        f"{summary.dataset}: ingested {summary.recordings:,} recordings as {summary.samples:,} samples in "
+        f"{summary.shards:,} shards; {summary.known:,} were there already"
     )
-    count = len(summary.quarantined)
-    click.echo(f"ingested {summary.ingested:,} · skipped {summary.skipped:,} · quarantined {count:,}")
-    for reason in summary.quarantined:
-        click.echo(f"  quarantined {reason}")
-    raise SystemExit(SOME_QUARANTINED if count else 0)
+    for name in ("relabelled", "duplicates", "skipped"):
+        if count := getattr(summary, name):
+            click.echo(f"  {count:,} {NOTES[name]}")
+    for name, reason in summary.quarantined:
+        click.echo(f"  quarantined {name}: {reason}")
+    raise SystemExit(SET_ASIDE if summary.quarantined else 0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.common import FORMATS, show, with_lake
+from flows.cli.common import FORMATS, SET_ASIDE, bars, show, with_lake
 
 if TYPE_CHECKING:
     from store.lake import Lake
@@ -27,7 +27,15 @@ def update(lake: Lake, stream: str, method: str | None, seed: int, overrides: tu
     """
     from flows.update import update as run
 
-    click.echo(run(lake, stream, method=method, seed=seed, overrides=overrides, retry=retry))
+    with bars() as tell:
+        summary = run(lake, stream, method=method, seed=seed, overrides=overrides, retry=retry, progress=tell)
+    learned = ", ".join(summary.learned) or "nothing new"
+    click.echo(f"{summary.stream}: learned {learned}; run {summary.run_id}, {summary.tasks} tasks so far")
+    for snapshot in summary.promoted:
+        click.echo(f"  promoted {snapshot}")
+    for reason in summary.refused:
+        click.echo(f"  refused {reason}")
+    raise SystemExit(SET_ASIDE if summary.refused else 0)
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,13 @@ class Context:
     device: torch.device
 
 
+class ParameterGroup(TypedDict):
+    """Parameters to train, and their learning rate as a share of the recipe's."""
+
+    params: list[nn.Parameter]
+    scale: float
+
+
 class Method(Protocol):
     """A continual-learning method.
 
@@ -52,7 +59,7 @@ class Method(Protocol):
     def modules(self) -> nn.Module:
         """Everything with parameters, for counting and for the checkpoint."""
 
-    def begin_task(self, task: Task) -> list[nn.Parameter]:
+    def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Get ready for a task; returns what is to be trained, empty for methods without gradient steps."""
 
     def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:

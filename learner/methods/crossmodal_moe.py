@@ -20,7 +20,7 @@ from learner.data import Task
 from learner.losses.alignment import alignment
 from learner.losses.distillation import distillation
 from learner.losses.preservation import in_batch, preservation, to_anchors
-from learner.methods.base import Context
+from learner.methods.base import Context, ParameterGroup
 from learner.modules.heads import GaussianReadout
 from learner.modules.network import Network, NetworkShape, Output, router_noise
 
@@ -40,6 +40,7 @@ class CrossModalMoEParams:
         strangers: r, random anchors beside them.
         distillation: weight of the logit term; 0 leaves it out.
         modality_dropout: chance that a sample loses one of its modalities in training.
+        plasticity: learning rate after the first task, as a share of that in it.
         freeze: experts frozen per adapter after each task; 0 freezes none.
         spare: experts per adapter that must stay trainable; more are grown where there are fewer.
         compensate: carry stored vectors along when their space drifts.
@@ -54,6 +55,7 @@ class CrossModalMoEParams:
     strangers: int = 16
     distillation: float = 1.0
     modality_dropout: float = 0.2
+    plasticity: float = 0.1
     freeze: int = 1
     spare: int = 2
     compensate: bool = True
@@ -91,12 +93,13 @@ class CrossModalMoE:
         """The network."""
         return self.network
 
-    def begin_task(self, task: Task) -> list[nn.Parameter]:
+    def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Keep the model as it is now as the teacher, and make room in the head."""
         self.teacher = self.network.frozen_copy() if task.number > 1 else None
         self._first_new = task.known
         self.network.head.grow(len(self.context.index.classes))
-        return self.network.trained_parameters()
+        scale = self.params.plasticity if self.teacher is not None else 1.0
+        return [{"params": self.network.trained_parameters(), "scale": scale}]
 
     def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
         """Classification + distillation + alignment + preservation."""
@@ -215,12 +218,12 @@ class CrossModalMoE:
             rows = there[:, i]
             if rows.sum() < 2:
                 continue
-            matrix, offset = fit_drift(before[space][rows].cpu(), after[space][rows].cpu())
+            matrix, offset, residual = fit_drift(before[space][rows].cpu(), after[space][rows].cpu())
             if len(known := store.ids(space)):
                 former = torch.from_numpy(store.vectors(space, known)).double()
                 store.replace(space, known, (former @ matrix.T + offset).float().numpy())
             if space == FUSED:
-                self.readout.transport(FUSED, matrix, offset)
+                self.readout.transport(FUSED, matrix, offset, residual)
 
     def _freeze_and_grow(self, outputs: list[Output]) -> None:
         for name, adapter in self.network.adapters.items():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from learner.batch import Batch
 from learner.data import Task
-from learner.methods.base import Context
+from learner.methods.base import Context, ParameterGroup
 from learner.modules.network import Network, NetworkShape, router_noise
 
 
@@ -37,10 +37,10 @@ class Finetune:
         """The network."""
         return self.network
 
-    def begin_task(self, task: Task) -> list[nn.Parameter]:
+    def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Make room in the head."""
         self.network.head.grow(len(self.context.index.classes))
-        return self.network.trained_parameters()
+        return [{"params": self.network.trained_parameters(), "scale": 1.0}]
 
     def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy over all classes met so far."""

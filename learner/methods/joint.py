@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
-
 from learner.data import Task
+from learner.methods.base import ParameterGroup
 from learner.methods.finetune import Finetune
 
 
@@ -15,7 +14,7 @@ class Joint(Finetune):
 
     scope: Literal["task", "seen"] = "seen"
 
-    def begin_task(self, task: Task) -> list[nn.Parameter]:
+    def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Start over."""
         self.network = self._fresh()
         return super().begin_task(task)

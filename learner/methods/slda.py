@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from learner.batch import Batch
 from learner.data import Task
-from learner.methods.base import Context
+from learner.methods.base import Context, ParameterGroup
 from learner.modules.heads import GaussianReadout
 
 
@@ -29,7 +29,7 @@ class SLDA:
         """Means and covariance."""
         return self.readout.nbytes
 
-    def begin_task(self, task: Task) -> list[nn.Parameter]:
+    def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Nothing is trained by gradient."""
         return []
 

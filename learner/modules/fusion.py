@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from store.types import Modality
 
 
 class Fusion(nn.Module):
-    """A projection a modality and one MLP over all of them; a missing modality enters as zeros.
+    """A representation a modality, and one MLP over all of them; a missing modality enters as zeros.
+
+    Each representation is a fixed random projection of the frozen features plus a small learned part, so that what a
+    task does not need is not forgotten: fine-tuning on four classes would otherwise keep four directions.
 
     Args:
         widths: P of each modality.
@@ -22,11 +26,38 @@ class Fusion(nn.Module):
     def __init__(self, *, widths: Mapping[Modality, int], dim: int, fused_dim: int):
         super().__init__()
         self.project = nn.ModuleDict(
-            {m: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim)) for m, width in widths.items()}
+            {m: nn.Sequential(nn.LayerNorm(width), _small(nn.Linear(width, dim))) for m, width in widths.items()}
         )
-        self.mlp = nn.Sequential(nn.GELU(), nn.Linear(dim * len(widths), fused_dim))
+        self.mlp = nn.Sequential(nn.GELU(), _small(nn.Linear(dim * len(widths), fused_dim)))
+        for m, width in widths.items():
+            self.register_buffer(f"skip_{m}", torch.randn(dim, width) * width**-0.5)
+        self.register_buffer("skip_fused", torch.randn(fused_dim, dim * len(widths)) * (dim * len(widths)) ** -0.5)
 
-    def forward(self, pooled: Mapping[Modality, Tensor], presence: Tensor) -> tuple[dict[Modality, Tensor], Tensor]:
-        """Pooled ``[B, P]`` and presence ``[B, M]`` -> representations ``[B, d]`` and the fused ``[B, fused_dim]``."""
-        z = {m: self.project[m](pooled[m]) * presence[:, i, None] for i, m in enumerate(pooled)}
-        return z, self.mlp(torch.cat(list(z.values()), 1))
+    def forward(
+        self, pooled: Mapping[Modality, Tensor], frozen: Mapping[Modality, Tensor], presence: Tensor
+    ) -> tuple[dict[Modality, Tensor], Tensor]:
+        """Fuse.
+
+        Args:
+            pooled: the encoder's outputs ``[B, P]``.
+            frozen: those of the frozen backbones alone, ``[B, P]``.
+            presence: ``[B, M]``.
+
+        Returns:
+            Representations ``[B, d]`` by modality, and the fused one ``[B, fused_dim]``.
+        """
+        fixed: list[Tensor] = []
+        z: dict[Modality, Tensor] = {}
+        for i, m in enumerate(pooled):
+            fixed.append(F.linear(F.layer_norm(frozen[m], frozen[m].shape[1:]), self.get_buffer(f"skip_{m}")))
+            fixed[-1] = fixed[-1] * presence[:, i, None]
+            z[m] = fixed[-1] + self.project[m](pooled[m]) * presence[:, i, None]
+        return z, F.linear(torch.cat(fixed, 1), self.get_buffer("skip_fused")) + self.mlp(
+            torch.cat(list(z.values()), 1)
+        )
+
+
+def _small(layer: nn.Linear) -> nn.Linear:
+    with torch.no_grad():
+        layer.weight.mul_(0.1)
+    return layer

@@ -35,6 +35,9 @@ class CosineHead(nn.Module):
         return self.scale * F.normalize(x) @ F.normalize(self.weight).T
 
 
+_STATE = ("counts", "means", "scatter", "pairs", "doubt")
+
+
 class GaussianReadout:
     """Streaming linear discriminant analysis over several feature spaces, some of which a sample may lack.
 
@@ -53,6 +56,7 @@ class GaussianReadout:
         self.means = torch.zeros(0, total, dtype=torch.float64)  # [G, W]
         self.scatter = torch.zeros(total, total, dtype=torch.float64)  # [W, W]
         self.pairs = torch.zeros(len(widths), len(widths), dtype=torch.float64)  # samples having both spaces
+        self.doubt = torch.zeros(total, total, dtype=torch.float64)  # covariance of what drift left uncertain
         self._solved: dict[tuple[bool, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
     def update(self, features: Mapping[str, Tensor], presence: Tensor, groups: Tensor) -> None:
@@ -84,10 +88,19 @@ class GaussianReadout:
         self.pairs += here.T @ here
         self._solved.clear()
 
-    def transport(self, space: str, matrix: Tensor, offset: Tensor) -> None:
-        """Follow a space that has moved: every stored statistic of it goes through ``x -> matrix x + offset``."""
+    def transport(self, space: str, matrix: Tensor, offset: Tensor, residual: Tensor) -> None:
+        """Follow a space that has moved: every stored statistic of it goes through ``x -> matrix x + offset``.
+
+        Args:
+            space: which one.
+            matrix: ``[d, d]``.
+            offset: ``[d]``.
+            residual: covariance ``[d, d]`` of what the map does not explain. Stored means are uncertain by as much, and
+                the space counts for less from then on.
+        """
         at = self._columns(space)
         matrix, offset = matrix.double().cpu(), offset.double().cpu()
+        self.doubt[at, at] = matrix @ self.doubt[at, at] @ matrix.T + residual.double().cpu()
         known = self.counts[:, list(self.widths).index(space)] > 0
         self.means[known, at] = self.means[known, at] @ matrix.T + offset
         self.scatter[at] = matrix @ self.scatter[at]
@@ -109,17 +122,16 @@ class GaussianReadout:
     @property
     def nbytes(self) -> int:
         """Bytes of stored statistics."""
-        return sum(t.numel() * t.element_size() for t in (self.counts, self.means, self.scatter, self.pairs))
+        return sum(t.numel() * t.element_size() for t in self.state_dict().values())
 
     def state_dict(self) -> dict[str, Any]:
         """The statistics."""
-        return {"counts": self.counts, "means": self.means, "scatter": self.scatter, "pairs": self.pairs}
+        return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over saved statistics."""
-        self.counts, self.means, self.scatter, self.pairs = (
-            state[name].double() for name in ("counts", "means", "scatter", "pairs")
-        )
+        for name in _STATE:
+            setattr(self, name, state[name].double())
         self._solved.clear()
 
     def _solve(self, pattern: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,6 +140,7 @@ class GaussianReadout:
             columns = self._spread(spaces[None])[0].nonzero()[:, 0]
             pairs = self._spread(self._spread(self.pairs).T).T[columns][:, columns]
             covariance = self.scatter[columns][:, columns] / (pairs - (self.counts > 0).sum(0).max()).clamp_min(1)
+            covariance = covariance + self.doubt[columns][:, columns]
             deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
             correlation = covariance / deviation[:, None] / deviation
             samples = float(self.pairs[spaces][:, spaces].min())

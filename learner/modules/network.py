@@ -74,7 +74,7 @@ class Network(nn.Module):
     def forward(self, batch: Batch, noise: Tensor | None = None) -> Output:
         """Run a batch; `noise` is for the routers, see `MMEncoder.forward`."""
         encoded = self.encoder(batch, noise)
-        z, fused = self.fusion(encoded.pooled, batch.presence)
+        z, fused = self.fusion(encoded.pooled, batch.pooled, batch.presence)
         return Output(z, fused, self.head(fused), encoded.routing)
 
     def frozen_copy(self) -> Network:

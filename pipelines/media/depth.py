@@ -15,7 +15,10 @@ def read(data: bytes, name: str, *, factor: float = 1.0, size: tuple[int, int] |
     """A 16-bit PNG or a .npy as ``[H, W]`` millimetres, 0 = no return, scaled to `size` (width, height) by nearest.
 
     Args:
+        data: the file.
+        name: what messages call it.
         factor: what one unit of the file is in millimetres.
+        size: width and height of the result; None keeps the file's.
 
     Raises:
         Unfit: it is neither, or not one channel.

@@ -1,4 +1,4 @@
-"""Files whose picture needs a filter graph: one ffmpeg process turns, deinterlaces, tone-maps and scales every frame."""
+"""Files whose picture needs a filter graph: one ffmpeg process turns, deinterlaces, tone-maps and scales it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import shutil
 import subprocess
 from collections.abc import Iterator
+from typing import IO
 
 import av
 import ffmpeg
@@ -41,7 +42,9 @@ def frames(
     """
     program = executable()
     if program is None:
-        raise Unfit(f"{found.path.name} needs ffmpeg (rotated, interlaced, HDR or an odd codec): install it, then retry")
+        raise Unfit(
+            f"{found.path.name} needs ffmpeg (rotated, interlaced, HDR or an odd codec): install it, then retry"
+        )
     process = subprocess.Popen(
         _command(program, found, size, crop), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -67,19 +70,21 @@ def _command(
         picture = picture.filter("zscale", t="linear", npl=100).filter("format", "gbrpf32le")
         picture = picture.filter("zscale", p="bt709").filter("tonemap", tonemap="hable")
         picture = picture.filter("zscale", t="bt709", m="bt709", r="tv").filter("format", "yuv420p")
-    if crop:
-        x, y, w, h = crop
-        picture = picture.filter("crop", f"iw*{w}", f"ih*{h}", f"iw*{x}", f"ih*{y}")
-    picture = picture.filter("scale", *size, flags="bicubic+accurate_rnd+full_chroma_int")
+    x, y, w, h = crop or (0.0, 0.0, 1.0, 1.0)
+    width, height = round(size[0] / w), round(size[1] / h)
+    place = min(round(x * width), width - size[0]), min(round(y * height), height - size[1])
+    picture = picture.filter("scale", width, height, flags="bicubic+accurate_rnd+bitexact+full_chroma_int")
+    # Cropped after scaling and in RGB: a crop of subsampled chroma would be rounded to even pixels.
+    picture = picture.filter("format", "rgb24").filter("crop", *size, *place)
     options = {"fps_mode": "passthrough", "enc_time_base": f"1/{CLOCK}", "filter_threads": 1, "loglevel": "error"}
     graph = ffmpeg.output(picture, "pipe:", format="nut", vcodec="rawvideo", pix_fmt="rgb24", **options)
     return [program, *graph.global_args("-nostdin", "-hide_banner").get_args()]
 
 
-def _pick(pipe: object, found: Scan, targets: np.ndarray) -> Iterator[tuple[list[int], Image.Image]]:
+def _pick(pipe: IO[bytes], found: Scan, targets: np.ndarray) -> Iterator[tuple[list[int], Image.Image]]:
     """Walk the pipe; a picture is served once the next one, or the end, shows that it was on screen at a target."""
     position, shown = 0, None
-    with av.open(pipe, format="nut") as container:
+    with av.open(pipe, mode="r", format="nut") as container:
         for index, frame in enumerate(container.decode(video=0)):
             # Where the container gives no times, frames are counted; else ffmpeg's own start at 0 is the recording's.
             time = float(found.times[min(index, len(found.times) - 1)]) if found.pts is None else float(frame.time)

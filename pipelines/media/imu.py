@@ -33,6 +33,7 @@ def read(
 
     Args:
         data: the file; columns by name, or six (acc, gyro) or seven (time first) without a header.
+        hz: the rate of the result.
         rate_hz: the rate it was recorded at, for files without a time column.
         acc_factor: what one unit of the acceleration columns is in m/s^2.
         gyro_factor: what one unit of the gyroscope columns is in rad/s.
@@ -55,9 +56,9 @@ def read(
     quality["imu_gap_s"] = round(float(np.diff(times).max()), 4)
     grid = np.arange(int(round((times[-1] - times[0]) * hz)) + 1) / hz + times[0]
     even = np.empty((len(grid), 6))
-    for axis, factor in enumerate((acc_factor,) * 3 + (gyro_factor,) * 3):
-        sound = np.isfinite(values[:, axis])
-        even[:, axis] = np.interp(grid, times[sound], _despike(values[sound, axis] * factor, kernel))
+    for place, factor in enumerate((acc_factor,) * 3 + (gyro_factor,) * 3):
+        known = np.isfinite(values[:, place])
+        even[:, place] = np.interp(grid, times[known], _despike(values[known, place] * factor, kernel))
     if centre:
         even -= even.mean(axis=0)
     return even.astype(np.float32), quality
@@ -68,7 +69,9 @@ def _columns(data: bytes, rate_hz: Hertz | None) -> tuple[NDArray[np.float64], N
     if not rows:
         raise Unfit("the file is empty")
     header = [] if _number(rows[0][0]) is not None else [name.strip().lower() for name in rows.pop(0)]
-    width = len(header or rows[0]) if rows else 0
+    if not rows:
+        raise Unfit("the IMU table has no row")
+    width = len(header or rows[0])
     table = np.array([[_number(cell) for cell in row] for row in rows if len(row) == width], float).reshape(-1, width)
     if header:
         places = {_axis(name): place for place, name in reversed(list(enumerate(header)))}

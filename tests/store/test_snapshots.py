@@ -68,7 +68,7 @@ STRANGE = [
 ]
 
 
-@pytest.mark.parametrize("value", STRANGE, ids=repr)
+@pytest.mark.parametrize("value", STRANGE)
 def test_what_would_not_come_back_is_refused_by_its_path(tmp_path: Path, value: Any) -> None:
     with pytest.raises(TypeError, match="state/optimiser/1"):
         save_tree(tmp_path / "x", {"optimiser": [0, value]})

@@ -91,6 +91,12 @@ def test_forgetting_and_backward_transfer_differ_where_a_task_improved_first(led
     assert (found["forgetting"], found["bwt"]) == pytest.approx((0.125, 0.125))
 
 
+def test_a_task_that_gained_at_the_end_is_forgotten_less_than_nothing(ledger: Ledger) -> None:
+    learned(ledger, "r", [[2], [4, 4]])
+    found = summary(ledger, "r")
+    assert (found["forgetting"], found["bwt"]) == (-0.5, 0.5)
+
+
 def test_runs_are_summed_up_apart(ledger: Ledger) -> None:
     learned(ledger, "r", MATRIX)
     learned(ledger, "q", OTHER, seed=1)

@@ -1,0 +1,237 @@
+"""The flows that people deploy: each calls the plain function of its name and says in its state what came of it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+from prefect.states import Completed, Failed
+from prefect.task_runners import ProcessPoolTaskRunner
+from prefect.utilities.annotations import opaque
+
+from flows.recipe import Recipe, load_recipe, names
+from pipelines.ingest import Batch, Built, build_shard
+from pipelines.ingest import _follow_parent as follow_parent
+from store.lake import Lake
+from store.ledger import Ledger
+from store.types import PalimpsestError, Seconds, slug
+
+P = ParamSpec("P")
+POOLS = 3  # a pool whose process was killed is replaced so often
+PROGRESS_EVERY: Seconds = 2.0
+
+shard = task(
+    name="shard",
+    task_run_name="{batch.shard}",
+    retries=2,
+    retry_delay_seconds=[1, 10],
+    retry_condition_fn=lambda task, run, state: _infrastructure(state),
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)(build_shard)
+
+
+def plainly(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
+    """Let an error that a user can cause end the run as Failed with its message, without a traceback."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+        try:
+            return function(*args, **kwargs)
+        except PalimpsestError as error:
+            get_run_logger().error(str(error))
+            return Failed(message=str(error))
+
+    return run
+
+
+@flow
+@plainly
+def ingest(
+    dataset: str,
+    source: str | None = None,
+    lake: str | None = None,
+    workers: int | None = None,
+    limit: int | None = None,
+    as_name: str | None = None,
+    retry_quarantined: bool = False,
+    shards: str | None = None,
+) -> State[Any]:
+    """Turn the recordings of a data set into shards and catalog rows, a task a shard.
+
+    Recordings that cannot be read go to quarantine; the run is Completed all the same, and an artifact names them.
+    """
+    from flows.ingest import ingest as run
+
+    summary = run(
+        _lake(lake),
+        dataset,
+        source=source,
+        limit=limit,
+        as_name=as_name,
+        retry_quarantined=retry_quarantined,
+        shards=shards,
+        progress=_progress(f"recordings of {dataset}"),
+        run=lambda batches: _build(batches, workers or len(os.sched_getaffinity(0))),
+    )
+    rows = [f"| {name} | {value} |" for name, value in asdict(summary).items() if name != "quarantined"]
+    reasons = [f"- `{name}`: {reason}" for name, reason in summary.quarantined]
+    text = ["| | |", "|---|---|", *rows, *(["", "In quarantine now:", "", *reasons] if reasons else [])]
+    create_markdown_artifact("\n".join(text), key=_key("ingest", summary.dataset), description="What ingest did")
+    message = f"{summary.recordings} recordings ingested as {summary.samples} samples, {summary.known} there already"
+    return Completed(message=message + (f", {len(reasons)} quarantined" if reasons else ""))
+
+
+@flow
+@plainly
+def update(
+    stream: str | None = None,
+    method: str | None = None,
+    seed: int = 0,
+    overrides: list[str] | None = None,
+    retry: bool = False,
+    lake: str | None = None,
+) -> State[Any]:
+    """Learn what is new in a stream, measure what is kept, promote or refuse; without a name, in all streams begun.
+
+    One stream's error does not keep the others from learning; the run is Failed when there was any.
+    """
+    from flows.update import update as run
+
+    where, logger = _lake(lake), get_run_logger()
+    done, failed = [], []
+    for recipe in [load_recipe(stream)] if stream else begun(where):
+        tell = _progress(recipe.name)
+        try:
+            summary = run(
+                where,
+                recipe,
+                method=method,
+                seed=seed,
+                overrides=overrides or (),
+                retry=retry,
+                progress=lambda what, at, total, tell=tell: tell(at, total, what),  # type: ignore[misc]
+            )
+        except PalimpsestError as error:
+            logger.error("%s: %s", recipe.name, error)
+            failed.append(f"{recipe.name}: {error}")
+            continue
+        news = [f"learned {', '.join(summary.learned) or 'nothing new'}"]
+        news += [f"promoted {snapshot}" for snapshot in summary.promoted]
+        news += [f"refused {reason}" for reason in summary.refused]
+        create_markdown_artifact(
+            "\n".join(f"- {line}" for line in news), key=_key("update", recipe.name), description="What update did"
+        )
+        done.append(f"{recipe.name}: {'; '.join(news)}")
+    if failed:
+        return Failed(message="\n".join([*failed, *done]))
+    return Completed(message="\n".join(done) or "no stream has been begun: `palimpsest update STREAM` begins one")
+
+
+@flow
+@plainly
+def evaluate(stream: str, method: str | None = None, seed: int = 0, lake: str | None = None) -> State[Any]:
+    """Measure the latest snapshot of a stream on every task again."""
+    from flows.update import evaluate as run
+
+    return Completed(message=str(run(_lake(lake), stream, method=method, seed=seed)))
+
+
+@flow
+@plainly
+def report(stream: str, out: str | None = None, lake: str | None = None) -> State[Any]:
+    """Write the report of a stream, one HTML file."""
+    from flows.report import report as run
+
+    path = run(_lake(lake), stream, out=Path(out) if out else None)
+    create_link_artifact(path.as_uri(), key=_key("report", stream), description="The stream's report")
+    return Completed(message=str(path))
+
+
+@flow
+@plainly
+def pretrain(seed: int = 0, out: str | None = None, lake: str | None = None) -> State[Any]:
+    """Pre-train the tiny backbones on synthesised recordings."""
+    from flows.pretrain import pretrain as run
+
+    return Completed(message=str(run(_lake(lake), out=Path(out) if out else None, seed=seed)))
+
+
+def begun(lake: Lake) -> list[Recipe]:
+    """The recipes of the lake's streams: by the streams' names, or as recorded where a recipe was a user's own file."""
+    rows = Ledger(lake).rows(
+        "SELECT stream, config FROM runs WHERE NOT trial "
+        "QUALIFY row_number() OVER (PARTITION BY stream ORDER BY recorded_at DESC) = 1 ORDER BY stream"
+    )
+    packaged = names()
+    return [
+        load_recipe(row["stream"])
+        if row["stream"] in packaged
+        else Recipe.model_validate(json.loads(row["config"]))
+        for row in rows
+    ]
+
+
+def _build(batches: Sequence[Batch], workers: int) -> Iterator[Built]:
+    """Build the batches in processes, in order; those that a killed process took along are built in a new pool."""
+    left = list(batches)
+    for last in (*[False] * (POOLS - 1), True):
+        pool = ProcessPoolTaskRunner(max_workers=min(workers, len(left)) or 1, initializer=follow_parent)
+        try:
+            with pool:
+                for future in [pool.submit(shard, {"batch": opaque(batch)}) for batch in left]:
+                    yield future.result()
+                    left.pop(0)
+            return
+        except BrokenProcessPool as error:
+            if last:
+                raise PalimpsestError(
+                    f"worker processes keep dying, out of memory or in a decoder, at shard {left[0].shard}; what was "
+                    "done is kept. Run it again with fewer workers."
+                ) from error
+            get_run_logger().warning("a worker process died; the shards it held are built again")
+
+
+def _infrastructure(state: State[Any]) -> bool:
+    """Whether a failure may pass by itself: one of disk or network, not of our code."""
+    return isinstance(state.result(raise_on_failure=False), OSError)
+
+
+def _lake(folder: str | None) -> Lake:
+    return Lake(Path(folder or os.environ.get("PALIMPSEST_LAKE") or "lake"))
+
+
+def _progress(what: str) -> Callable[..., None]:
+    """A progress bar in Prefect's interface, moved every few seconds; each new label is logged."""
+    artifact, logger, before, moved = create_progress_artifact(0.0, description=what), get_run_logger(), "", 0.0
+
+    def tell(done: int, total: int, label: str = "") -> None:
+        nonlocal before, moved
+        if label != before:
+            before = label
+            logger.info("%s: %s", what, label)
+        if done >= total or time.monotonic() - moved > PROGRESS_EVERY:
+            moved = time.monotonic()
+            update_progress_artifact(artifact, 100 * done / max(total, 1), description=f"{what} {label}".strip())
+
+    return tell
+
+
+def _key(*parts: str) -> str:
+    return slug(" ".join(parts))

@@ -1,0 +1,121 @@
+"""Label files with a stream's champion, and show what it remembers that is like them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows import build, stream
+from flows.recipe import Recipe, load_recipe
+from learner.trainer import Trainer
+from pipelines.clip import cut_all
+from pipelines.readers.folder import Folder
+from store import champions
+from store.lake import Lake
+from store.ledger import Ledger
+from store.types import Clip, Modality, PalimpsestError, Recording, Sample, Seconds, Track
+
+SUFFIXES = {
+    Modality.VIDEO: {".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v"},
+    Modality.AUDIO: {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus"},
+    Modality.IMAGE: {".jpg", ".jpeg", ".png", ".bmp", ".webp"},
+    Modality.IMU: {".csv", ".npy"},
+    Modality.TEXT: {".txt"},
+}
+
+
+def predict(
+    lake: Lake,
+    name: str | Recipe,
+    files: Sequence[Path] = (),
+    *,
+    start: Seconds | None = None,
+    end: Seconds | None = None,
+    manifest: Path | None = None,
+    neighbours: int = 3,
+) -> list[dict[str, Any]]:
+    """Predictions of the stream's champion, one row a sample.
+
+    Args:
+        lake: holds the stream.
+        name: a recipe.
+        files: recordings; what a file is is told by its suffix.
+        start: of the clip in each file; without times a file is cut into the windows of the recipe's format.
+        end: of the clip.
+        manifest: more recordings, as `ingest folder` reads them.
+        neighbours: how many anchors to show.
+
+    Returns:
+        Rows with ``file, start_s, end_s, label, confidence, novelty`` (1 less the cosine to the nearest anchor) and
+        ``nearest``: the anchors' label, cosine, and the source they come from.
+
+    Raises:
+        PalimpsestError: the stream has learnt nothing yet, or a file cannot be used.
+    """
+    recipe = name if isinstance(name, Recipe) else load_recipe(name)
+    ledger = Ledger(lake)
+    snapshot = champions.champion(ledger, recipe.name)
+    if snapshot is None:
+        raise PalimpsestError(f"stream {recipe.name} has no champion yet: run `palimpsest update {recipe.name}`")
+    found = [(path, _recording(path, start, end), path.absolute().parent) for path in files]
+    if manifest is not None:
+        found += [
+            (Path(r.name), r, manifest.absolute().parent) for r in Folder().recordings(manifest.absolute().parent)
+        ]
+    samples = [
+        (path, sample) for path, recording, folder in found for sample in cut_all(recording, recipe.format, folder)
+    ]
+    one = build.run(recipe, method=None, seed=0, overridden=False)
+    data = stream.load(ledger, recipe)
+    past = [example for task in data.tasks.values() for example in task["train"]]
+    trainer = build.trainer(lake, ledger, recipe, one, snapshot=snapshot, past=past)
+    return _rows(ledger, recipe, trainer, samples, neighbours)
+
+
+def _rows(
+    ledger: Ledger, recipe: Recipe, trainer: Trainer, samples: Sequence[tuple[Path, Sample]], neighbours: int
+) -> list[dict[str, Any]]:
+    rows = []
+    sources = {
+        row["recording"]: row["source_path"]
+        for row in ledger.rows("SELECT recording, source_path FROM recordings WHERE dataset = ?", [recipe.dataset])
+    }
+    for path, sample in samples:
+        batch = trainer.features.encode([sample])
+        if not batch.presence.any():
+            raise PalimpsestError(f"{path} has none of the modalities {', '.join(recipe.learner.backbones)}")
+        confidence, best = trainer.method.predict(batch).softmax(1).max(1)
+        there = [m for m, mask in batch.masks.items() if mask.any()]
+        space = there[0] if len(there) == 1 and len(batch.masks) > 1 else "fused"
+        similarity, ids = trainer.anchors.search(
+            space, trainer.method.embed(batch)[space].detach().cpu().numpy(), neighbours
+        )
+        anchors = trainer.anchors.rows(ids[0]).to_pylist()
+        nearest = [
+            f"{anchor['label']} {cosine:.2f} {sources.get(anchor['recording'], anchor['recording'])}"
+            for anchor, cosine in zip(anchors, similarity[0], strict=True)
+        ]
+        begin = sample.meta["start_s"]
+        rows.append(
+            {
+                "file": str(path),
+                "start_s": begin,
+                "end_s": round(begin + sample.meta["duration_s"], 3),
+                "label": trainer.index.classes[int(best)],
+                "confidence": round(float(confidence), 4),
+                "novelty": round(1 - float(similarity[0].max()), 4),
+                "nearest": "; ".join(nearest),
+            }
+        )
+    return rows
+
+
+def _recording(path: Path, start: Seconds | None, end: Seconds | None) -> Recording:
+    if not path.is_file():
+        raise PalimpsestError(f"no such file: {path}")
+    modality = next((m for m, suffixes in SUFFIXES.items() if path.suffix.lower() in suffixes), None)
+    if modality is None:
+        raise PalimpsestError(f"{path}: what kind of recording is {path.suffix or 'this'}? Use a --manifest to say so")
+    clips = () if start is None and end is None else (Clip(start or 0.0, end),)
+    return Recording(path.name, {modality: Track(Path(path.absolute().name))}, clips)

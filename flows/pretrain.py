@@ -1,0 +1,71 @@
+"""Pre-train the `tiny` backbones on unlabelled recordings of this lake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from flows.build import device
+from learner.backbones.tiny import SPECS
+from learner.loader import Example
+from learner.pretrain import pretrain as fill_in
+from store.lake import Lake, put
+from store.ledger import Ledger
+from store.types import PalimpsestError
+
+Progress = Callable[[str, int, int], None]
+
+
+def pretrain(
+    lake: Lake,
+    dataset: str = "corpus",
+    *,
+    names: Sequence[str] = (),
+    out: Path | None = None,
+    steps: int = 1500,
+    seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
+) -> list[Path]:
+    """Pre-train tiny backbones by masked reconstruction on the train split of a data set.
+
+    Args:
+        lake: holds the data set.
+        dataset: unlabelled recordings; labels are never read.
+        names: which backbones; all that the data set has signals for by default.
+        out: a folder for the weights; the lake's own, where they take the place of those that ship, by default.
+        steps: optimiser steps a backbone.
+        seed: the same seed on the same shards gives the same weights.
+        progress: told which backbone, steps done and steps in all.
+
+    Returns:
+        The files written.
+
+    Raises:
+        PalimpsestError: the data set holds no samples, or none with a backbone's modality.
+    """
+    rows = Ledger(lake).rows(
+        "SELECT s.*, h.url FROM samples s JOIN shards h USING (dataset, shard) "
+        "WHERE s.dataset = ? AND s.split = 'train' ORDER BY s.shard, s.offset",
+        [dataset],
+    )
+    if not rows:
+        raise PalimpsestError(
+            f"data set {dataset} holds no train samples in {lake.root}: make some with `palimpsest synthesize corpus "
+            f"--out DIR`, then `palimpsest ingest folder --as {dataset} --source DIR`"
+        )
+    examples = [Example.from_row(row) for row in rows]
+    there = {modality for example in examples for modality in example.modalities}
+    written = []
+    for name in names or [name for name, spec in SPECS.items() if spec.modality in there]:
+        if name not in SPECS:
+            raise PalimpsestError(f"no backbone is called {name!r}; there are: {', '.join(SPECS)}")
+        tell = partial(_tell, progress, name)
+        data = fill_in(name, examples, steps=steps, seed=seed, device=device(), progress=tell)
+        written.append((out or lake.backbones) / f"{name}.safetensors")
+        put(written[-1], data)
+    return written
+
+
+def _tell(progress: Progress, name: str, done: int, total: int, loss: float) -> None:
+    progress(name, done, total)

@@ -1,0 +1,148 @@
+"""Cutting: windows over all tracks, aligned to the sample and to the frame."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.clip import ClipFormat, cut, cut_all, windows
+from pipelines.media import pyav
+from pipelines.quality import Unfit
+from pipelines.readers import reader
+from store.types import Clip, Modality, Recording, Track
+
+FORMAT = ClipFormat(frames=4, frame_size=(32, 32))
+
+
+def levels(sample) -> list[float]:
+    """The grey of each frame, right of the white edge."""
+    return [np.asarray(Image.open(io.BytesIO(jpeg)).convert("L"))[:, 12:].mean() for jpeg in sample.frames]
+
+
+@pytest.fixture
+def talk(tmp_path, make_video) -> Recording:
+    make_video(tmp_path / "talk.mp4", frames=75)
+    return Recording("talk", {Modality.VIDEO: Track(Path("talk.mp4"))}, labels=("hello",))
+
+
+def test_frames_lie_at_the_centres_of_equal_parts(tmp_path, talk):
+    sample = cut(talk, Clip(1.0, 1.8), FORMAT, tmp_path)
+    frames = [int(t / 0.04) for t in (1.1, 1.3, 1.5, 1.7)]
+    np.testing.assert_allclose(levels(sample), [40 + 2 * i for i in frames], atol=2.5)
+    assert sample.meta["start_s"] == 1.0
+    assert sample.meta["duration_s"] == pytest.approx(0.8)
+    assert sample.meta["tracks"]["video"] == {"rate_hz": 5.0, "length": 4, "width": 32, "height": 32}
+
+
+def test_sound_is_the_same_window_of_the_whole(tmp_path, talk):
+    whole = cut(talk, Clip(), FORMAT, tmp_path).audio
+    for start, end in ((0.0, 0.5), (0.9137, 1.2), (2.5, 3.0)):
+        part = cut(talk, Clip(start, end), FORMAT, tmp_path).audio
+        np.testing.assert_array_equal(part, whole[round(start * 16_000) : round(end * 16_000)])
+
+
+def test_a_real_word_is_the_same_window_of_its_sentence(recordings):
+    source = recordings / "grid-s1"
+    sentence = next(reader("grid").recordings(source))
+    whole = pyav.scan(source / sentence.tracks[Modality.VIDEO].path, audio_hz=16_000).audio
+    samples = cut_all(sentence, ClipFormat(margin_s=0.04), source)
+    assert [sample.meta["labels"] for sample in samples] == [["bin"], ["blue"], ["at"], ["f"], ["two"], ["now"]]
+    for sample, clip in zip(samples, sentence.clips, strict=True):
+        start, end = round((clip.start_s - 0.04) * 16_000), round((clip.end_s + 0.04) * 16_000)
+        np.testing.assert_array_equal(sample.audio, whole[start:end])
+        assert len(sample.frames) == 8
+
+
+def test_margins_end_at_the_recording(tmp_path, talk):
+    sample = cut(talk, Clip(0.0, 3.0), replace(FORMAT, margin_s=0.5), tmp_path)
+    assert (sample.meta["start_s"], sample.meta["clip"]) == (0.0, [0.0, 3.0])
+    assert sample.meta["duration_s"] <= 3.05
+    assert sample.key.endswith("-0000000-0003000")
+
+
+def test_cutting_twice_gives_the_same_bytes(tmp_path, talk):
+    first, second = (cut(talk, Clip(0.3, 2.0), FORMAT, tmp_path) for _ in range(2))
+    assert first.frames == second.frames
+    assert first.meta == second.meta
+
+
+@pytest.mark.parametrize(
+    ("clip", "reason"),
+    [
+        (Clip(3.4, 3.6), r"clip 3.4-3.6 s lies beyond the recording's end at 3.0 s"),
+        (Clip(1.0, 9.0), r"clip 1-9 s lies beyond the recording's end"),
+        (Clip(2.0, 1.0), "ends before it starts"),
+    ],
+)
+def test_a_window_outside_the_recording_is_refused(tmp_path, talk, clip, reason):
+    with pytest.raises(Unfit, match=reason):
+        cut(talk, clip, FORMAT, tmp_path)
+
+
+def test_a_clip_too_long_to_learn_from_is_refused(tmp_path, talk):
+    with pytest.raises(Unfit, match="longer than 2 s: give start and end times"):
+        cut(talk, Clip(), replace(FORMAT, max_s=2.0), tmp_path)
+
+
+def test_one_window_with_two_labels_is_one_sample(tmp_path, talk):
+    twice = replace(talk, clips=(Clip(0, 1, ("dog",)), Clip(0, 1, ("cat", "dog"))))
+    (sample,) = cut_all(twice, FORMAT, tmp_path)
+    assert sample.meta["labels"] == ["dog", "cat"]
+
+
+def test_a_recording_without_clips_is_cut_into_windows():
+    grid = ClipFormat(window_s=1.0, hop_s=0.5)
+    assert [(c.start_s, c.end_s) for c in windows((), 2.2, grid)] == [(0, 1), (0.5, 1.5), (1, 2), (1.5, 2.2)]
+    assert [(c.start_s, c.end_s) for c in windows((), 0.7, grid)] == [(0, None)]
+    assert windows((Clip(0, 0.1), Clip(0, 0.5)), 2.0, ClipFormat(min_s=0.2)) == [Clip(0, 0.5)]
+
+
+def test_a_named_sound_replaces_the_video_s_own(tmp_path, talk, make_sound):
+    make_sound(tmp_path / "studio.wav", seconds=3.0, hz=16_000)
+    both = replace(talk, tracks=talk.tracks | {Modality.AUDIO: Track(Path("studio.wav"))})
+    sample = cut(both, Clip(1.0, 2.0), FORMAT, tmp_path)
+    own = cut(talk, Clip(1.0, 2.0), FORMAT, tmp_path)
+    assert sample.modalities == own.modalities == (Modality.VIDEO, Modality.AUDIO)
+    assert np.abs(sample.audio.astype(int) - own.audio).max() > 1000
+
+
+def test_a_track_that_has_ended_is_a_missing_modality(tmp_path, make_sound):
+    make_sound(tmp_path / "a.wav", seconds=1.0)
+    rows = "\n".join(",".join(["1"] * 6) for _ in range(100))
+    (tmp_path / "a.csv").write_text(rows)
+    tracks = {Modality.AUDIO: Track(Path("a.wav")), Modality.IMU: Track(Path("a.csv"), rate_hz=50)}
+    late = cut(Recording("a", tracks), Clip(1.2, 1.8), FORMAT, tmp_path)
+    assert late.modalities == (Modality.IMU,)
+    assert late.meta["tracks"] == {"imu": {"rate_hz": 50.0, "length": 30}}
+
+
+def test_a_raw_image_slice_and_a_text_keep_what_they_say(tmp_path):
+    pixels = np.arange(32, dtype=np.uint8)
+    (tmp_path / "two.idx").write_bytes(pixels.tobytes())
+    image = Track(Path("two.idx"), offset=16, length=16, shape=(4, 4))
+    note = Recording("note", {Modality.IMAGE: image, Modality.TEXT: Track(text=" so it says ")})
+    sample = cut(note, Clip(), ClipFormat(image_size=None, min_s=1.0), tmp_path)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(sample.image))).ravel(), pixels[16:])
+    assert sample.text == "so it says"
+    assert sample.modalities == (Modality.IMAGE, Modality.TEXT)
+
+
+def test_stills_stand_for_a_video(tmp_path, make_sound):
+    folder = tmp_path / "scene"
+    make_sound(folder / "audio.wav", seconds=2.0)
+    for number in range(4):
+        Image.new("L", (40, 30), 50 * number).save(folder / f"image_{number}.jpg")
+    tracks = {Modality.VIDEO: Track(Path("scene")), Modality.AUDIO: Track(Path("scene/audio.wav"))}
+    sample = cut(Recording("scene", tracks), Clip(), FORMAT, tmp_path)
+    np.testing.assert_allclose(levels(sample), [0, 50, 100, 150], atol=3)
+
+
+def test_the_format_survives_the_ledger():
+    format = ClipFormat(crop=(0.1, 0.2, 0.3, 0.4), image_size=None)
+    assert ClipFormat.from_json(format.json) == format
+    assert format.digest != ClipFormat().digest
