@@ -15,20 +15,27 @@ STREAM = "samsemo"
 Progress = Callable[[str, int, int], None]
 
 
-def demo(lake: Lake, *, say: Callable[[str], None] = print, progress: Progress = lambda what, done, total: None) -> None:
+def demo(
+    lake: Lake,
+    *,
+    size: str = "small",
+    say: Callable[[str], None] = print,
+    progress: Progress = lambda what, done, total: None,
+) -> None:
     """Synthesise a small SAMSEMO, ingest it, learn it with and without protection against forgetting, and show it.
 
     Everything lies in the lake; a second run finds it done.
 
     Args:
         lake: where to.
+        size: of the data set, as `palimpsest synthesize` takes it.
         say: takes the lines for people.
         progress: told what goes on, how far it is and how far it will go.
     """
     recordings = lake.root / "recordings" / STREAM
     say(f"1  recordings in five languages -> {recordings}")
     if not recordings.exists():
-        synthesize(STREAM, recordings, workers=len(os.sched_getaffinity(0)))
+        synthesize(STREAM, recordings, size=size, workers=len(os.sched_getaffinity(0)))
     say("2  recordings -> shards and catalog rows")
     summary = ingest(lake, STREAM, source=recordings, progress=lambda done, total: progress("ingest", done, total))
     say(f"   {summary.samples} samples in {summary.shards} shards, {len(summary.quarantined)} recordings in quarantine")

@@ -23,7 +23,7 @@ def pretrain(
     *,
     names: Sequence[str] = (),
     out: Path | None = None,
-    steps: int = 1500,
+    steps: int = 600,
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Path]:

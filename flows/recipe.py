@@ -64,7 +64,7 @@ class LearnerSpec(Part):
     epochs: int = Field(default=10, ge=1, description="passes over a task's samples")
     batch_size: int = Field(default=32, ge=1, description="samples a step")
     lr: float = Field(default=1e-3, gt=0, description="learning rate")
-    weight_decay: float = Field(default=1e-4, ge=0, description="decoupled weight decay")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay")
     stages: int = Field(default=2, ge=1, le=4, description="quarters of each backbone, from its end, that get adapters")
     memory: int = Field(default=0, ge=0, description="exemplars kept of past tasks, in samples")
     anchors: int = Field(default=10, ge=1, description="anchors kept of each class and domain")

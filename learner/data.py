@@ -30,9 +30,18 @@ class ClassIndex:
         """The class number of each group."""
         return [self.classes.index(label) for label, _ in self.groups]
 
+    def numbers(self, examples: Sequence[Example]) -> tuple[list[int], list[int]]:
+        """Class and group numbers of `examples`; -1 for those not met yet."""
+        classes = {label: i for i, label in enumerate(self.classes)}
+        groups = {pair: i for i, pair in enumerate(self.groups)}
+        return (
+            [classes.get(example.label, -1) for example in examples],
+            [groups.get((example.label, example.domain), -1) for example in examples],
+        )
+
 
 class Examples:
-    """Samples by position, with their features and numbers; those of classes not met yet are numbered -1."""
+    """Samples by position, with their features and numbers."""
 
     def __init__(self, features: TrunkFeatures, examples: Sequence[Example], index: ClassIndex):
         self.features, self.examples, self.index = features, list(examples), index
@@ -40,22 +49,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.examples)
 
-    @property
-    def labels(self) -> np.ndarray:
-        """Class numbers, ``[n]``."""
-        number = {label: i for i, label in enumerate(self.index.classes)}
-        return np.array([number.get(example.label, -1) for example in self.examples], np.int64)
-
-    @property
-    def groups(self) -> np.ndarray:
-        """Group numbers, ``[n]``."""
-        number = {pair: i for i, pair in enumerate(self.index.groups)}
-        return np.array([number.get((e.label, e.domain), -1) for e in self.examples], np.int64)
-
     def batch(self, positions: Sequence[int] | np.ndarray) -> Batch:
         """The samples at `positions`."""
-        labels, groups = self.labels[positions], self.groups[positions]
-        return self.features.batch([self.examples[i] for i in positions], labels.tolist(), groups.tolist())
+        chosen = [self.examples[i] for i in positions]
+        return self.features.batch(chosen, *self.index.numbers(chosen))
 
     def batches(self, size: int = 64) -> Iterator[Batch]:
         """All samples in order."""

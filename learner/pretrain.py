@@ -28,7 +28,7 @@ def pretrain(
     examples: Sequence[Example],
     *,
     steps: int = 600,
-    batch_size: int = 48,
+    batch_size: int = 32,
     masked: float = 0.6,
     lr: float = 1e-3,
     seed: int = 0,
@@ -73,7 +73,7 @@ def pretrain(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        progress(step + 1, steps, float(loss))
+        progress(step + 1, steps, loss.item())
     return save({key: value.half().cpu().contiguous() for key, value in model.state_dict().items()})
 
 

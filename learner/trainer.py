@@ -207,7 +207,7 @@ class Trainer:
         spaces = {space: np.concatenate([part[space] for part in parts]) for space in parts[0]}
         presence = np.concatenate([batch.presence.cpu().numpy() for batch in batches])
         fused = spaces["fused"] / np.maximum(np.linalg.norm(spaces["fused"], axis=1, keepdims=True), 1e-12)
-        kept = choose(fused, task.train.groups.tolist(), self.settings.anchors)
+        kept = choose(fused, self.index.numbers(task.train.examples)[1], self.settings.anchors)
         columns = ("key", "dataset", "recording", "label", "domain")
         rows = [{**{c: getattr(task.train.examples[i], c) for c in columns}, "task": task.number} for i in kept]
         there = {str(m): presence[kept, i] for i, m in enumerate(self.features.backbones)}

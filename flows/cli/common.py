@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from store.lake import Lake
 
 FORMATS = click.Choice(["table", "csv", "json"])
 SET_ASIDE = 3  # exit code: done, but recordings went to quarantine, or the gate refused a task
@@ -31,6 +34,26 @@ def with_lake(function: Callable[..., None]) -> Callable[..., None]:
         function(Lake(Path(folder or ctx.find_root().params["lake"])), **arguments)
 
     return command
+
+
+def with_existing_lake(function: Callable[..., None]) -> Callable[..., None]:
+    """`with_lake` for a command that only makes sense on a lake that is there, and must not make one by mistake."""
+
+    @functools.wraps(function)
+    def on_existing(lake: Lake, **arguments: Any) -> None:
+        require(lake)
+        function(lake, **arguments)
+
+    return with_lake(on_existing)
+
+
+def require(lake: Lake) -> None:
+    """Refuse to go on where there is no lake."""
+    if not lake.ledger.is_dir():
+        raise click.ClickException(
+            f"there is no lake in {lake.root}: name one with --lake or PALIMPSEST_LAKE, or begin one with "
+            "`palimpsest ingest` or `palimpsest demo`"
+        )
 
 
 @contextmanager

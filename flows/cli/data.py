@@ -19,11 +19,11 @@ NOTES = {
 }
 
 
-@click.command()
+@click.command(epilog="Example: palimpsest synthesize samsemo --out recordings/samsemo")
 @click.argument("layout")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to write it.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--size", default="small", show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Every draw follows from it.")
+@click.option("--size", default="small", show_default=True, help="tiny, small or medium.")
 def synthesize(layout: str, out: Path, seed: int, size: str) -> None:
     """Write recordings of our own in an official LAYOUT, as samsemo."""
     from pipelines.synthesize import synthesize as write
@@ -31,7 +31,7 @@ def synthesize(layout: str, out: Path, seed: int, size: str) -> None:
     click.echo(write(layout, out, seed=seed, size=size))
 
 
-@click.command()
+@click.command(epilog="Example: palimpsest source samsemo recordings/samsemo")
 @click.argument("dataset")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @with_lake
@@ -43,7 +43,7 @@ def source(lake: Lake, dataset: str, folder: Path) -> None:
     click.echo(f"{dataset}: {folder.absolute()}")
 
 
-@click.command()
+@click.command(epilog="Example: palimpsest ingest samsemo --source recordings/samsemo")
 @click.argument("dataset")
 @click.option("--source", type=click.Path(path_type=Path), help="The recordings; default: as told to `source`.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default: one per core.")
@@ -62,7 +62,7 @@ def ingest(
     retry_quarantined: bool,
     shards: str | None,
 ) -> None:
-    """Turn the recordings of DATASET into shards and catalog rows.
+    """Turn the recordings of DATASET, a recipe's name or its YAML file, into shards and catalog rows.
 
     What the lake holds already is skipped. Recordings that cannot be read go to quarantine with a reason while the
     others are ingested; the exit code is then 3.

@@ -7,57 +7,70 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.common import FORMATS, SET_ASIDE, bars, show, with_lake
+from flows.cli.common import FORMATS, SET_ASIDE, bars, show, with_existing_lake
 
 if TYPE_CHECKING:
     from store.lake import Lake
 
+FIGURES = """
+    SELECT protocol, average_accuracy, last_accuracy, forgetting, bwt, tasks FROM stream_summary
+    WHERE run_id = ? AND split = 'test' AND modalities = 'all' ORDER BY protocol"""
+MEASURED = ("split", "protocol", "modalities", "step_accuracy", "new_accuracy", "forgetting", "bwt")
 
-@click.command()
+
+@click.command(epilog="Example: palimpsest update samsemo --method finetune --seed 1 --set learner.epochs=3")
 @click.argument("stream")
 @click.option("--method", help="Another method than the recipe's, such as finetune; then a trial, never promoted.")
 @click.option("--seed", default=0, show_default=True, help="Of initialisation and sample order.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe; then a trial.")
-@click.option("--retry", is_flag=True, help="Try again a task that the gate refused.")
-@with_lake
+@click.option("--retry", is_flag=True, help="Judge a task again that the gate refused.")
+@with_existing_lake
 def update(lake: Lake, stream: str, method: str | None, seed: int, overrides: tuple[str, ...], retry: bool) -> None:
-    """Learn what is new in STREAM and measure what is kept.
+    """Learn what is new in STREAM, a recipe's name or its YAML file, and measure what is kept.
 
     The gate then promotes or refuses. Killed and started again, it goes on where it was.
     """
     from flows.update import update as run
+    from store.ledger import Ledger
 
     with bars() as tell:
         summary = run(lake, stream, method=method, seed=seed, overrides=overrides, retry=retry, progress=tell)
-    learned = ", ".join(summary.learned) or "nothing new"
-    click.echo(f"{summary.stream}: learned {learned}; run {summary.run_id}, {summary.tasks} tasks so far")
-    for snapshot in summary.promoted:
-        click.echo(f"  promoted {snapshot}")
-    for reason in summary.refused:
-        click.echo(f"  refused {reason}")
+    news = [("learned", ", ".join(summary.learned) or f"nothing new; {summary.tasks} tasks so far")]
+    news += [("promoted", snapshot) for snapshot in summary.promoted]
+    news += [("refused", reason) for reason in summary.refused]
+    for what, which in [("run", summary.run_id), *news]:
+        click.echo(f"{what:8}  {which}")
+    figures = Ledger(lake).query(FIGURES, [summary.run_id])
+    click.echo()
+    show(figures.column_names, figures.to_pylist())
     raise SystemExit(SET_ASIDE if summary.refused else 0)
 
 
-@click.command()
+@click.command(epilog="Example: palimpsest evaluate samsemo --method finetune")
 @click.argument("stream")
-@click.option("--method", help="Another method than the recipe's.")
-@click.option("--seed", default=0, show_default=True)
-@with_lake
-def evaluate(lake: Lake, stream: str, method: str | None, seed: int) -> None:
-    """Measure the latest snapshot on every task of STREAM again."""
+@click.option("--method", help="Of another method than the recipe's.")
+@click.option("--seed", default=0, show_default=True, help="Of the run.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Of the run with these settings.")
+@click.option("--format", "form", type=FORMATS, default="table", show_default=True)
+@with_existing_lake
+def evaluate(lake: Lake, stream: str, method: str | None, seed: int, overrides: tuple[str, ...], form: str) -> None:
+    """Measure the latest snapshot of STREAM again on every task learned, with the labels of today."""
     from flows.update import evaluate as run
 
-    click.echo(run(lake, stream, method=method, seed=seed))
+    with bars() as tell:
+        rows = run(lake, stream, method=method, seed=seed, overrides=overrides, progress=tell)
+    rows.sort(key=lambda row: (row["split"] != "test", row["protocol"], row["modalities"]))
+    show(MEASURED, [{name: row[name] for name in MEASURED} for row in rows], form)
 
 
-@click.command()
+@click.command(epilog="Example: palimpsest predict samsemo recordings/one.mp4 --start 1.5 --end 4")
 @click.argument("stream")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--start", type=float, metavar="S", help="Seconds from the recording's start.")
-@click.option("--end", type=float, metavar="S")
+@click.option("--end", type=float, metavar="S", help="Without times, a window after the other.")
 @click.option("--manifest", type=click.Path(path_type=Path), help="A CSV of recordings, as `ingest folder` reads it.")
 @click.option("--format", "form", type=FORMATS, default="table", show_default=True)
-@with_lake
+@with_existing_lake
 def predict(
     lake: Lake,
     stream: str,
@@ -79,12 +92,16 @@ def predict(
     show(list(rows[0]) if rows else [], rows, form)
 
 
-@click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Where the weights go; default: the lake's backbones.")
-@click.option("--seed", default=0, show_default=True)
-@with_lake
-def pretrain(lake: Lake, out: Path | None, seed: int) -> None:
-    """Pre-train the tiny backbones on synthesised recordings."""
+@click.command(epilog="Example: palimpsest pretrain corpus --out weights")
+@click.argument("dataset", default="corpus")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: the lake's own backbones.")
+@click.option("--steps", default=600, show_default=True, help="Optimiser steps for each backbone.")
+@click.option("--seed", default=0, show_default=True, help="The same one on the same shards gives the same weights.")
+@with_existing_lake
+def pretrain(lake: Lake, dataset: str, out: Path | None, steps: int, seed: int) -> None:
+    """Pre-train the tiny backbones on the recordings of DATASET; no label is read."""
     from flows.pretrain import pretrain as run
 
-    click.echo(run(lake, out=out, seed=seed))
+    with bars() as tell:
+        written = run(lake, dataset, out=out, steps=steps, seed=seed, progress=tell)
+    click.echo("\n".join(map(str, written)))

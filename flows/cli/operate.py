@@ -6,22 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.common import with_lake
+from flows.cli.common import bars, with_lake
 
 if TYPE_CHECKING:
     from store.lake import Lake
 
 
-@click.command()
+@click.command(epilog="Example: palimpsest --lake /tmp/demo demo")
 @with_lake
 def demo(lake: Lake) -> None:
     """Make recordings in five languages and learn one after the other."""
     from flows.demo import demo as run
 
-    run(lake)
+    with bars() as tell:
+        run(lake, say=click.echo, progress=tell)
 
 
-@click.command()
+@click.command(epilog="Example: palimpsest doctor")
 @with_lake
 def doctor(lake: Lake) -> None:
     """Check that all that is needed is here; say what to do if not."""
@@ -37,10 +38,15 @@ def doctor(lake: Lake) -> None:
     raise SystemExit(0 if sound else 1)
 
 
-@click.command()
+@click.command(epilog="Example: palimpsest serve, and elsewhere: prefect deployment run ingest/samsemo")
+@click.option("--port", default=4200, show_default=True, help="Of the server, where it starts one.")
 @with_lake
-def serve(lake: Lake) -> None:
-    """Serve ingest/<dataset> and update/nightly through Prefect."""
+def serve(lake: Lake, port: int) -> None:
+    """Serve ingest/<dataset>, update/nightly and the other flows through Prefect, until interrupted.
+
+    Runs come from the server at PREFECT_API_URL; where that is not set, one is started on a loopback port and named in
+    the active Prefect profile for as long as it runs. Every run works on this lake, wherever it is asked for.
+    """
     from flows.deployments.serve import serve as run
 
-    run(lake)
+    run(lake, port=port)

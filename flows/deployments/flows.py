@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
@@ -48,10 +48,14 @@ shard = task(
 
 
 def plainly(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
-    """Let an error that a user can cause end the run as Failed with its message, without a traceback."""
+    """Let an error that a user can cause end the run as Failed with its message, without a traceback.
+
+    The run ends with the process that serves it, however that one dies, so that it never outlives its slot.
+    """
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+        follow_parent()
         try:
             return function(*args, **kwargs)
         except PalimpsestError as error:
@@ -79,15 +83,17 @@ def ingest(
     """
     from flows.ingest import ingest as run
 
+    tell = _progress(dataset)
     summary = run(
         _lake(lake),
         dataset,
         source=source,
+        workers=workers,
         limit=limit,
         as_name=as_name,
         retry_quarantined=retry_quarantined,
         shards=shards,
-        progress=_progress(f"recordings of {dataset}"),
+        progress=lambda done, total: tell("recordings", done, total),
         run=lambda batches: _build(batches, workers or len(os.sched_getaffinity(0))),
     )
     rows = [f"| {name} | {value} |" for name, value in asdict(summary).items() if name != "quarantined"]
@@ -116,9 +122,9 @@ def update(
 
     where, logger = _lake(lake), get_run_logger()
     done, failed = [], []
-    for recipe in [load_recipe(stream)] if stream else begun(where):
-        tell = _progress(recipe.name)
+    for name, config in [(stream, None)] if stream else begun(where):
         try:
+            recipe = load_recipe(name) if config is None else Recipe.model_validate_json(config)
             summary = run(
                 where,
                 recipe,
@@ -126,18 +132,17 @@ def update(
                 seed=seed,
                 overrides=overrides or (),
                 retry=retry,
-                progress=lambda what, at, total, tell=tell: tell(at, total, what),  # type: ignore[misc]
+                progress=_progress(recipe.name),
             )
-        except PalimpsestError as error:
-            logger.error("%s: %s", recipe.name, error)
-            failed.append(f"{recipe.name}: {error}")
+        except Exception as error:
+            logger.error("%s: %s", name, error, exc_info=not isinstance(error, PalimpsestError))
+            failed.append(f"{name}: {error}")
             continue
         news = [f"learned {', '.join(summary.learned) or 'nothing new'}"]
         news += [f"promoted {snapshot}" for snapshot in summary.promoted]
         news += [f"refused {reason}" for reason in summary.refused]
-        create_markdown_artifact(
-            "\n".join(f"- {line}" for line in news), key=_key("update", recipe.name), description="What update did"
-        )
+        text = "\n".join(f"- {line}" for line in news)
+        create_markdown_artifact(text, key=_key("update", recipe.name), description="What update did")
         done.append(f"{recipe.name}: {'; '.join(news)}")
     if failed:
         return Failed(message="\n".join([*failed, *done]))
@@ -150,7 +155,9 @@ def evaluate(stream: str, method: str | None = None, seed: int = 0, lake: str | 
     """Measure the latest snapshot of a stream on every task again."""
     from flows.update import evaluate as run
 
-    return Completed(message=str(run(_lake(lake), stream, method=method, seed=seed)))
+    rows = run(_lake(lake), stream, method=method, seed=seed, progress=_progress(stream))
+    figures = [row for row in rows if row["split"] == "test" and row["modalities"] == "all"]
+    return Completed(message="; ".join(f"{row['protocol']}: {row['step_accuracy']:.1%}" for row in figures))
 
 
 @flow
@@ -166,41 +173,39 @@ def report(stream: str, out: str | None = None, lake: str | None = None) -> Stat
 
 @flow
 @plainly
-def pretrain(seed: int = 0, out: str | None = None, lake: str | None = None) -> State[Any]:
-    """Pre-train the tiny backbones on synthesised recordings."""
+def pretrain(
+    dataset: str = "corpus", steps: int = 600, seed: int = 0, out: str | None = None, lake: str | None = None
+) -> State[Any]:
+    """Pre-train the tiny backbones on the recordings of a data set; no label is read."""
     from flows.pretrain import pretrain as run
 
-    return Completed(message=str(run(_lake(lake), out=Path(out) if out else None, seed=seed)))
+    folder = Path(out) if out else None
+    written = run(_lake(lake), dataset, out=folder, steps=steps, seed=seed, progress=_progress(dataset))
+    return Completed(message=", ".join(map(str, written)))
 
 
-def begun(lake: Lake) -> list[Recipe]:
-    """The recipes of the lake's streams: by the streams' names, or as recorded where a recipe was a user's own file."""
+def begun(lake: Lake) -> list[tuple[str, str | None]]:
+    """The lake's streams that have more than trials, each with its recorded recipe where that was a user's own file."""
     rows = Ledger(lake).rows(
         "SELECT stream, config FROM runs WHERE NOT trial "
         "QUALIFY row_number() OVER (PARTITION BY stream ORDER BY recorded_at DESC) = 1 ORDER BY stream"
     )
-    packaged = names()
-    return [
-        load_recipe(row["stream"])
-        if row["stream"] in packaged
-        else Recipe.model_validate(json.loads(row["config"]))
-        for row in rows
-    ]
+    return [(row["stream"], None if row["stream"] in names() else row["config"]) for row in rows]
 
 
 def _build(batches: Sequence[Batch], workers: int) -> Iterator[Built]:
     """Build the batches in processes, in order; those that a killed process took along are built in a new pool."""
     left = list(batches)
-    for last in (*[False] * (POOLS - 1), True):
-        pool = ProcessPoolTaskRunner(max_workers=min(workers, len(left)) or 1, initializer=follow_parent)
+    for attempt in range(1, POOLS + 1):
+        if not left:
+            return
         try:
-            with pool:
+            with ProcessPoolTaskRunner(max_workers=min(workers, len(left)), initializer=follow_parent) as pool:
                 for future in [pool.submit(shard, {"batch": opaque(batch)}) for batch in left]:
                     yield future.result()
                     left.pop(0)
-            return
         except BrokenProcessPool as error:
-            if last:
+            if attempt == POOLS:
                 raise PalimpsestError(
                     f"worker processes keep dying, out of memory or in a decoder, at shard {left[0].shard}; what was "
                     "done is kept. Run it again with fewer workers."
@@ -217,18 +222,19 @@ def _lake(folder: str | None) -> Lake:
     return Lake(Path(folder or os.environ.get("PALIMPSEST_LAKE") or "lake"))
 
 
-def _progress(what: str) -> Callable[..., None]:
-    """A progress bar in Prefect's interface, moved every few seconds; each new label is logged."""
-    artifact, logger, before, moved = create_progress_artifact(0.0, description=what), get_run_logger(), "", 0.0
+def _progress(title: str) -> Callable[[str, int, int], None]:
+    """A progress bar in Prefect's interface, moved every few seconds; each new step is logged."""
+    artifact = cast(UUID, create_progress_artifact(0.0, description=title))
+    logger, step, moved = get_run_logger(), "", 0.0
 
-    def tell(done: int, total: int, label: str = "") -> None:
-        nonlocal before, moved
-        if label != before:
-            before = label
-            logger.info("%s: %s", what, label)
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal step, moved
+        if what != step:
+            step = what
+            logger.info("%s: %s", title, what)
         if done >= total or time.monotonic() - moved > PROGRESS_EVERY:
             moved = time.monotonic()
-            update_progress_artifact(artifact, 100 * done / max(total, 1), description=f"{what} {label}".strip())
+            update_progress_artifact(artifact, 100 * done / max(total, 1), description=f"{title}: {what}")
 
     return tell
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -10,10 +12,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import prefect
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -23,7 +26,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
-from prefect.deployments.runner import RunnerDeployment
+from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL, load_current_profile, temporary_settings, update_current_profile
 from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
@@ -35,7 +38,19 @@ from store.types import PalimpsestError, Seconds
 
 NIGHTLY = "0 3 * * *"
 START_WITHIN: Seconds = 120.0
-STOP_WITHIN: Seconds = 20.0
+STOP_WITHIN: Seconds = 10.0
+POLL_EVERY: Seconds = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A flow under a name that people run, with the parameters that it has then."""
+
+    flow: Flow[Any, Any]
+    name: str
+    parameters: dict[str, Any]
+    cron: str | None = None
+    concurrency_limit: ConcurrencyLimitConfig | None = None
 
 
 def serve(lake: Lake, *, port: int = 4200) -> None:
@@ -51,72 +66,83 @@ def serve(lake: Lake, *, port: int = 4200) -> None:
     Raises:
         PalimpsestError: the lake is served already, or there is no server and none can be started.
     """
-    # A user's own ./flows must not stand before ours in the processes that runs start in.
-    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ["PYTHONSAFEPATH"] = "1"  # a user's own ./flows must not stand before ours in the processes started here
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what was started is stopped; Prefect sets its own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while starting up; then `_run` listens
     try:
-        with lock(lake, "serve"), contextlib.suppress(KeyboardInterrupt), _server(port) as url:
+        with lock(lake, "serve"), _server(port) as url:
             print(f"lake {lake.root}, Prefect at {url.removesuffix('/api')}", flush=True)
             if dead := recover(lake):
-                print(f"{dead} runs of a process that was killed are marked as crashed", flush=True)
-            served = deployments(lake)
-            for one in served:
-                print(f"  prefect deployment run {one.flow_name}/{one.name}", flush=True)
-            prefect.serve(*served, print_starting_message=False)
+                print(f"runs that a killed process left behind, marked as crashed now: {dead}", flush=True)
+            asyncio.run(_run(deployments(lake)))
     except BlockingIOError as error:
         raise PalimpsestError(f"the lake {lake.root} is served already, by another `palimpsest serve`") from error
 
 
-def deployments(lake: Lake) -> list[RunnerDeployment]:
+def deployments(lake: Lake) -> list[Deployment]:
     """An ingest of each packaged recipe, the nightly update, and the flows that take a stream's name."""
     root = {"lake": str(lake.root)}
     one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
-    by_module = EntrypointType.MODULE_PATH  # by file path, flows.py itself would be imported as `flows`
     return [
-        *(
-            flows.ingest.to_deployment(name, parameters={**root, "dataset": name}, entrypoint_type=by_module)
-            for name in names()
-        ),
-        flows.update.to_deployment(
-            "nightly", cron=NIGHTLY, concurrency_limit=one, parameters=root, entrypoint_type=by_module
-        ),
-        flows.evaluate.to_deployment("stream", parameters=root, entrypoint_type=by_module),
-        flows.report.to_deployment("stream", parameters=root, entrypoint_type=by_module),
-        flows.pretrain.to_deployment("tiny", parameters=root, entrypoint_type=by_module),
+        *(Deployment(flows.ingest, name, {**root, "dataset": name}) for name in names()),
+        Deployment(flows.update, "nightly", root, cron=NIGHTLY, concurrency_limit=one),
+        Deployment(flows.evaluate, "stream", root),
+        Deployment(flows.report, "stream", root),
+        Deployment(flows.pretrain, "tiny", root),
     ]
+
+
+async def _run(served: Sequence[Deployment]) -> None:
+    """Register the deployments and run what is asked of them until a signal comes; runs under way are cancelled."""
+    runner = Runner(query_seconds=POLL_EVERY)
+    for one in served:
+        # Given as objects: a run's process then has this one's path. Prefect's own loading puts the working directory
+        # first, and a user's ./flows with it.
+        await runner.aadd_flow(
+            one.flow,
+            one.name,
+            parameters=one.parameters,
+            cron=one.cron,
+            concurrency_limit=one.concurrency_limit,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        print(f"  prefect deployment run {one.flow.name}/{one.name}", flush=True)
+    running = asyncio.create_task(runner.start())
+    await asyncio.sleep(0)  # in which Prefect sets its own handler of SIGTERM, which leaves runs behind
+
+    def stop() -> None:
+        if runner.started:
+            stopping.append(asyncio.ensure_future(runner.astop()))
+        else:
+            running.cancel()
+
+    stopping: list[asyncio.Future[None]] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await asyncio.gather(*stopping)
 
 
 def recover(lake: Lake) -> int:
     """Mark as crashed the runs on `lake` whose process is gone, which would hold their concurrency slot for good.
 
-    A run that outlived a killed `serve` goes on: its process still names it in its environment.
+    A run ends with the `serve` that started it, and only one serves a lake, so at its start none can be alive.
 
     Returns:
         How many there were.
     """
     states = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
     served = DeploymentFilterName(any_=[*names(), "nightly", "stream", "tiny"])
-    alive = _runs_alive()
     with get_client(sync_client=True) as client:
         open_runs = client.read_flow_runs(
             deployment_filter=DeploymentFilter(name=served),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=states)),
         )
-        dead = [run for run in open_runs if run.parameters.get("lake") == str(lake.root) and str(run.id) not in alive]
+        dead = [run for run in open_runs if run.parameters.get("lake") == str(lake.root)]
         for run in dead:
             client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
     return len(dead)
-
-
-def _runs_alive() -> set[str]:
-    alive = set()
-    for process in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            for variable in process.read_bytes().split(b"\0"):
-                if variable.startswith(b"PREFECT__FLOW_RUN_ID="):
-                    alive.add(variable.partition(b"=")[2].decode())
-    return alive
 
 
 @contextlib.contextmanager
@@ -146,7 +172,12 @@ def _started(url: str, port: int) -> Iterator[None]:
     with tempfile.TemporaryFile("w+") as log:
         # In a session of its own: an interrupt from the keyboard must leave it to the last requests of those it serves.
         server = subprocess.Popen(
-            [*command, "--analytics-off"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            [*command, "--analytics-off"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         try:
             deadline = time.monotonic() + START_WITHIN
@@ -164,6 +195,12 @@ def _started(url: str, port: int) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it dies, however it dies; Linux alone can."""
+    with contextlib.suppress(AttributeError):  # at once, lest the next `serve` take it for a server that stays
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager

@@ -78,6 +78,7 @@ class CrossModalMoE:
         self.readout = GaussianReadout(
             {**{str(m): b.pooled_dim for m, b in context.backbones.items()}, FUSED: shape.fused_dim}
         )
+        self._met: list[list[bool]] = []  # sets of modalities that came together in training
         self._routing: dict[str, list[float]] = {}
 
     def _fresh(self) -> Network:
@@ -132,6 +133,7 @@ class CrossModalMoE:
         outputs = [self.network(batch) for batch in batches]
         after = self._gather(outputs)
         presence = torch.cat([batch.presence for batch in batches])
+        self._met += [pattern for pattern in presence.unique(dim=0).tolist() if pattern not in self._met]
         if self.teacher is not None and self.params.compensate:
             self._compensate(self._gather([self.teacher(batch) for batch in batches]), after, presence)
         frozen = {str(m): torch.cat([batch.pooled[m] for batch in batches]) for m in self.context.backbones}
@@ -159,12 +161,13 @@ class CrossModalMoE:
 
     def state_dict(self) -> dict[str, Any]:
         """Network and readout; the teacher is the former snapshot's network."""
-        return {"network": self.network.give(), "readout": self.readout.state_dict()}
+        return {"network": self.network.give(), "readout": self.readout.state_dict(), "met": self._met}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a network with its classes and experts, and the readout."""
         self.network.take(state["network"])
         self.readout.load_state_dict(state["readout"])
+        self._met = [list(pattern) for pattern in state["met"]]
 
     def explain(self) -> dict[str, Any]:
         """Share of the gates' mass by adapter and expert on the last task, and which experts are frozen."""
@@ -186,7 +189,7 @@ class CrossModalMoE:
         return batch.keep({m: ~(dropped & (victim == i)) for i, m in enumerate(modalities)})
 
     def _preservation(self, output: Output, before: Output, batch: Batch, generator: torch.Generator) -> Tensor:
-        presence = self._spaces(batch.presence)
+        presence = torch.cat([batch.presence, batch.presence.any(1, keepdim=True)], 1)
         pairs = {**{str(m): (output.z[m], before.z[m]) for m in output.z}, FUSED: (output.fused, before.fused)}
         terms = []
         for i, (space, (now, then)) in enumerate(pairs.items()):
@@ -243,6 +246,7 @@ class CrossModalMoE:
         return {**spaces, FUSED: torch.cat([output.fused for output in outputs])}
 
     def _spaces(self, presence: Tensor) -> Tensor:
-        """Presence by space ``[B, M + 1]``: the fused space speaks where modalities meet, or where only one exists."""
-        together = presence.sum(1, keepdim=True) >= min(2, presence.shape[1])
+        """Presence by space ``[B, M + 1]``; the fused space speaks for sets of modalities that training has met."""
+        met = torch.tensor(self._met, dtype=torch.bool, device=presence.device).reshape(-1, presence.shape[1])
+        together = (presence[:, None] == met).all(2).any(1, keepdim=True)
         return torch.cat([presence, together], 1)

@@ -44,17 +44,16 @@ class Fusion(nn.Module):
             presence: ``[B, M]``.
 
         Returns:
-            Representations ``[B, d]`` by modality, and the fused one ``[B, fused_dim]``.
+            Representations ``[B, d]`` by modality and the fused one ``[B, fused_dim]``, of unit length.
         """
         fixed: list[Tensor] = []
         z: dict[Modality, Tensor] = {}
         for i, m in enumerate(pooled):
             fixed.append(F.linear(F.layer_norm(frozen[m], frozen[m].shape[1:]), self.get_buffer(f"skip_{m}")))
             fixed[-1] = fixed[-1] * presence[:, i, None]
-            z[m] = fixed[-1] + self.project[m](pooled[m]) * presence[:, i, None]
-        return z, F.linear(torch.cat(fixed, 1), self.get_buffer("skip_fused")) + self.mlp(
-            torch.cat(list(z.values()), 1)
-        )
+            z[m] = F.normalize(fixed[-1] + self.project[m](pooled[m]) * presence[:, i, None])
+        fused = F.linear(torch.cat(fixed, 1), self.get_buffer("skip_fused")) + self.mlp(torch.cat(list(z.values()), 1))
+        return z, F.normalize(fused)
 
 
 def _small(layer: nn.Linear) -> nn.Linear:

@@ -102,8 +102,9 @@ def scan(path: Path, *, audio_hz: Hertz | None = None, video: bool = True) -> Sc
                 first = next(iter(_decode(packet)), None)
         quality: Quality = {}
         ends = [float((s.start_time or 0) + s.duration) * float(s.time_base) - zero for s in streams if s.duration]
-        if ends or container.duration:
-            quality["declared_s"] = round(max(ends) if ends else container.duration / av.time_base, 3)
+        if container.duration:
+            ends = ends or [container.duration / av.time_base]
+            quality["declared_s"] = round(max(ends), 3)
         duration, samples = 0.0, None
         if sounds:
             samples = sound.finish()

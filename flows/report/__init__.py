@@ -1,0 +1,193 @@
+"""The report of a stream: one HTML page that holds everything it shows, and the SQL behind each figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from flows.report.svg import Line, chart
+from store.champions import champion
+from store.lake import Lake, put
+from store.ledger import Ledger
+from store.types import PalimpsestError, slug
+
+Row = dict[str, Any]
+MEASURED = "stream = $stream AND split = 'test'"
+QUERIES = {
+    "tasks": "SELECT task, task_name, labels, train, val, test FROM tasks WHERE stream = $stream ORDER BY task",
+    "summary": f"""
+        SELECT s.run_id, s.method, s.seed, s.protocol, s.average_accuracy, s.last_accuracy, s.forgetting, s.bwt,
+            s.tasks, n.trained_parameters, n.memory_bytes
+        FROM stream_summary s LEFT JOIN snapshots n ON n.run_id = s.run_id AND n.after_task = s.tasks
+        WHERE {MEASURED} AND modalities = 'all' ORDER BY s.protocol, s.average_accuracy DESC, s.run_id""",
+    "steps": f"""
+        SELECT run_id, after_task, step_accuracy FROM step_summary
+        WHERE {MEASURED} AND protocol = 'classifier' AND modalities = 'all' ORDER BY run_id, after_task""",
+    "matrix": f"""
+        SELECT run_id, after_task, on_task, accuracy, correct, total FROM task_accuracy
+        WHERE {MEASURED} AND protocol = 'classifier' AND modalities = 'all' AND on_task <= after_task
+        ORDER BY run_id, after_task, on_task""",
+    "ablation": f"""
+        SELECT run_id, protocol, modalities, last_accuracy, lost_against_all FROM modality_ablation
+        WHERE {MEASURED} ORDER BY run_id, modalities <> 'all', modalities, protocol""",
+    "learned": """
+        SELECT n.run_id, n.after_task, e.detail, e.seconds FROM events e JOIN snapshots n ON n.snapshot_id = e.subject
+        JOIN runs r ON r.run_id = n.run_id WHERE e.kind = 'learned' AND r.stream = $stream
+        ORDER BY n.run_id, n.after_task""",
+    "gate": """
+        SELECT recorded_at, snapshot_id, after_task, verdict, reason FROM promotions
+        WHERE stream = $stream ORDER BY promotion""",
+    "lineage": """
+        SELECT run_id, after_task, count(*) AS samples, count(DISTINCT shard) AS shards,
+            count(DISTINCT recording) AS recordings, count(DISTINCT source_path) AS files
+        FROM lineage WHERE stream = $stream GROUP BY ALL ORDER BY run_id, after_task""",
+    "quarantine": """
+        SELECT q.reason, count(*) AS recordings, min(q.name) AS example
+        FROM quarantine q JOIN streams s ON s.dataset = q.dataset
+        WHERE s.stream = $stream GROUP BY ALL ORDER BY recordings DESC, q.reason""",
+    "held": """
+        SELECT count(*) AS samples, count(DISTINCT recording) AS recordings, sum(duration_s) / 3600 AS hours
+        FROM samples JOIN streams USING (dataset) WHERE stream = $stream""",
+}
+
+
+def report(lake: Lake, stream: str, *, out: Path | None = None) -> Path:
+    """Write what the lake knows of a stream as one self-contained page: no scripts, nothing loaded from elsewhere.
+
+    Args:
+        lake: holds the stream.
+        stream: its name.
+        out: the file to write; None for ``<stream>.html`` in the lake's reports.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        PalimpsestError: the lake has no such stream.
+    """
+    ledger = Ledger(lake)
+    known = {row["stream"]: row for row in ledger.rows("FROM streams ORDER BY stream")}
+    if stream not in known:
+        has = f"it has {', '.join(known)}" if known else "`palimpsest update STREAM` begins one"
+        raise PalimpsestError(f"no stream {stream!r} in {lake.root}: {has}")
+    found = {name: ledger.rows(sql, {"stream": stream}) for name, sql in QUERIES.items()}
+    literal = "'" + stream.replace("'", "''") + "'"
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters.update(percent=_percent, number=lambda value: "–" if value is None else f"{value:,}")
+    text = page.from_string(Path(__file__).with_name("report.html").read_text()).render(
+        **_view(known[stream], found, champion(ledger, stream)),
+        sql={name: _dedent(sql).replace("$stream", literal) for name, sql in QUERIES.items()},
+    )
+    path = out or lake.reports / f"{slug(stream)}.html"
+    put(path, text.encode())
+    return path
+
+
+def _view(stream: Row, found: Mapping[str, list[Row]], in_use: str | None) -> dict[str, Any]:
+    """What the template shows: rows by run, the champion's run first, and charts."""
+    best = (in_use or "").rpartition("/")[0]
+    order = {row["run_id"]: None for row in sorted(found["summary"], key=lambda row: row["run_id"] != best)}
+    names = _run_names(found["summary"])
+    tasks = [row["task_name"] for row in found["tasks"]]
+    steps, matrix, ablation, lineage = (_by_run(found[name]) for name in ("steps", "matrix", "ablation", "lineage"))
+    learned = {
+        run: [{**row, **json.loads(row["detail"])} for row in rows] for run, rows in _by_run(found["learned"]).items()
+    }
+    told = next((run for run in order if any(row["loss"] for row in learned.get(run, ()))), None)
+    kinds = {row["run_id"]: row["method"] for row in found["summary"]}
+    lines = [
+        Line(names[run], [(row["after_task"], row["step_accuracy"]) for row in steps[run]], kinds[run], run == best)
+        for run in order
+        if run in steps
+    ]
+    return {
+        "stream": stream,
+        "champion": in_use,
+        "best": best,
+        "names": names,
+        "tasks": found["tasks"],
+        "held": found["held"][0],
+        "measured_at": max((row["recorded_at"] for row in found["gate"]), default=None),
+        "gate": found["gate"],
+        "summary": found["summary"],
+        "curves": chart(lines, ticks=dict(enumerate(tasks, 1)), top=1.0, percent=True) if lines else None,
+        "matrices": {run: _square(matrix[run], len(tasks)) for run in order if run in matrix},
+        "ablation": {run: _subsets(ablation[run]) for run in order if run in ablation},
+        "told": told,
+        "losses": _losses(learned[told]) if told else {},
+        "experts": _experts(learned[told]) if told else {},
+        "lineage": lineage.get(best or told or "", []),
+        "quarantine": found["quarantine"],
+    }
+
+
+def _run_names(summary: Iterable[Row]) -> dict[str, str]:
+    """A short name for each run: method and seed, and the configuration's digest where that names several."""
+    short = {row["run_id"]: f"{row['method']} · seed {row['seed']}" for row in summary}
+    names = list(short.values())
+    return {run: name if names.count(name) == 1 else f"{name} · {run[-8:]}" for run, name in short.items()}
+
+
+def _square(rows: Iterable[Row], tasks: int) -> list[list[Row | None]]:
+    """The accuracy matrix as rows of cells, one a task measured; None above the diagonal."""
+    cells = {(row["after_task"], row["on_task"]): row for row in rows}
+    learned = sorted({after for after, _ in cells})
+    return [[cells.get((after, on)) for on in range(1, max(tasks, learned[-1]) + 1)] for after in learned]
+
+
+def _subsets(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """Modality set -> protocol -> row."""
+    table: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        table.setdefault(row["modalities"], {})[row["protocol"]] = row
+    return table
+
+
+def _losses(learned: Iterable[Row]) -> dict[str, str]:
+    """A chart of each loss term over the epochs of all tasks, one line a task."""
+    terms: dict[str, list[Line]] = {}
+    begun, ticks = 0, {}
+    for row in learned:
+        ticks[begun + 1] = str(row["after_task"])
+        for term, values in row["loss"].items():
+            points = [(begun + epoch, value) for epoch, value in enumerate(values, 1)]
+            terms.setdefault(term, []).append(Line(f"{term}, task {row['after_task']}", points))
+        begun += max(map(len, row["loss"].values()), default=0)
+    return {
+        term: chart(lines, ticks=ticks, span=(1, begun), width=330, height=150, legend=False)
+        for term, lines in terms.items()
+    }
+
+
+def _experts(learned: Iterable[Row]) -> dict[str, list[list[tuple[float, bool] | None]]]:
+    """For each adapter a row an expert and a column a task: its share of the gates' mass, and whether it is frozen."""
+    tasks = [row for row in learned if row.get("gate_mass")]
+    table = {}
+    for adapter in tasks[-1]["gate_mass"] if tasks else ():
+        masses = [row["gate_mass"].get(adapter, []) for row in tasks]
+        frozen = [set(row.get("frozen", {}).get(adapter, ())) for row in tasks]
+        table[adapter] = [
+            [
+                (mass[e] / (sum(mass) or 1), e in ice) if e < len(mass) else None
+                for mass, ice in zip(masses, frozen, strict=True)
+            ]
+            for e in range(max(map(len, masses)))
+        ]
+    return table
+
+
+def _by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    return {run: list(group) for run, group in groupby(rows, key=lambda row: row["run_id"])}
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _dedent(sql: str) -> str:
+    return "\n".join(line.removeprefix(" " * 8) for line in sql.strip().splitlines())

@@ -1,0 +1,90 @@
+"""Line charts as inline SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+COLOURS = (
+    *("#1f6f78", "#c2703d", "#6b5b95", "#8a8d3a", "#b0476b", "#3f7cac"),
+    *("#7d6b5d", "#4c8c5a", "#a3862a", "#5c5c8a", "#c7586b", "#4a4a48"),
+)
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 26
+ROW = 20  # of the legend
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A named line through points (x, y); lines of one kind share a colour, the emphasised one is drawn stronger."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    kind: str = ""
+    emphasis: bool = False
+
+
+def chart(
+    lines: Sequence[Line],
+    *,
+    ticks: Mapping[int, str],
+    span: tuple[float, float] | None = None,
+    top: float | None = None,
+    percent: bool = False,
+    width: int = 700,
+    height: int = 280,
+    legend: bool = True,
+) -> Markup:
+    """Lines over a common x axis, y from 0; each point tells its value when pointed at.
+
+    Args:
+        lines: what to draw.
+        ticks: labels of x values.
+        span: least and greatest x; None for those of the ticks.
+        top: greatest y; None for the greatest value.
+        percent: label y in per cent.
+        width: of the drawing, in pixels.
+        height: of the drawing without its legend, in pixels.
+        legend: name the kinds of line below.
+    """
+    low, high = span or (min(ticks, default=0), max(ticks, default=1))
+    top = top or max((y for line in lines for _, y in line.points), default=1.0) or 1.0
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (x - low) / (high - low) if high > low else 0.5
+        return LEFT + across * (width - LEFT - RIGHT), height - BOTTOM - y / top * (height - TOP - BOTTOM)
+
+    def told(y: float) -> str:
+        return f"{100 * y:.1f} %" if percent else f"{y:.3g}"
+
+    drawn = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0) if height > 200 else (0.0, 0.5, 1.0):
+        y = at(low, share * top)[1]
+        label = f"{100 * share:.0f} %" if percent else _short(share * top)
+        drawn.append(f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        drawn.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    for place, text in ticks.items():
+        anchor = "start" if place == low and len(text) > 3 else "end" if place == high and len(text) > 3 else "middle"
+        x = at(place, 0)[0]
+        drawn.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="{anchor}">{escape(text)}</text>')
+    kinds = {kind: COLOURS[n % len(COLOURS)] for n, kind in enumerate(dict.fromkeys(line.kind for line in lines))}
+    for line in sorted(lines, key=lambda line: line.emphasis):
+        colour, weight = kinds[line.kind], 2.6 if line.emphasis else 1.4
+        places = [at(x, y) for x, y in line.points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{weight}"/>')
+        for (x, y), (_, value) in zip(places, line.points, strict=True):
+            title = f"<title>{escape(line.name)}: {told(value)}</title>"
+            drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{weight + 0.6:.1f}" fill="{colour}">{title}</circle>')
+    columns = 4
+    for number, (kind, colour) in enumerate(kinds.items() if legend else ()):
+        x, y = LEFT + number % columns * (width - LEFT) / columns, height + ROW * (number // columns) + 12
+        drawn.append(f'<path d="M{x:.0f} {y - 4}h18" stroke="{colour}" stroke-width="3"/>')
+        drawn.append(f'<text x="{x + 24:.0f}" y="{y}">{escape(kind)}</text>')
+    whole = height + (ROW * -(-len(kinds) // columns) + 4 if legend else 0)
+    return Markup(f'<svg viewBox="0 0 {width} {whole}" width="{width}" role="img">{"".join(drawn)}</svg>')
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}" if value == 0 or value >= 0.01 else f"{value:.0e}".replace("e-0", "e-")

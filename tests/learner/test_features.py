@@ -1,0 +1,177 @@
+"""Cached trunk features: the same bits cold and warm, exact masks, and damage named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows import stream
+from learner import registry
+from learner.backbones.base import through
+from learner.batch import Batch
+from learner.features import TrunkFeatures
+from learner.loader import Example, pipeline
+from learner.modules.encoder import trunk_depths
+from store.lake import Lake
+from store.ledger import Ledger
+from store.types import Modality, PalimpsestError
+from tests.learner.handmade import make_lake, make_recipe
+
+MODALITIES = ("imu", "text", "image")
+IMU, TEXT, IMAGE = map(Modality, MODALITIES)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Lake:
+    return make_lake(
+        tmp_path,
+        MODALITIES,
+        labels=("ant", "bee"),
+        numbers=range(5),
+        lacks=lambda label, number: {"imu"} if number == 1 else {"text", "image"} if number == 2 else set(),
+    )
+
+
+def load(lake: Lake) -> dict[str, list[Example]]:
+    recipe = make_recipe(modalities=MODALITIES)
+    return stream.load(Ledger(lake), recipe).shards
+
+
+def open_features(lake: Lake) -> TrunkFeatures:
+    models = registry.backbones(dict.fromkeys(MODALITIES, "tiny"), lake, CPU)
+    return TrunkFeatures(lake, models, trunk_depths(models, 2), CPU)
+
+
+def as_batch(features: TrunkFeatures, examples: list[Example]) -> Batch:
+    return features.batch(examples, range(len(examples)), [0] * len(examples))
+
+
+def identical(one: Batch, other: Batch) -> bool:
+    return all(
+        torch.equal(a[m], b[m])
+        for a, b in ((one.tokens, other.tokens), (one.masks, other.masks), (one.pooled, other.pooled))
+        for m in a
+    )
+
+
+def test_a_cold_and_a_warm_cache_are_the_same_bits(here, tmp_path):
+    shards = load(here)
+    everything = [example for examples in shards.values() for example in examples]
+    cold = open_features(here)
+    cold.prepare(shards)
+    first = as_batch(cold, everything)
+    written = {path: path.stat().st_mtime_ns for path in here.cache.rglob("*") if path.is_file()}
+    warm = open_features(here)
+    warm.prepare(shards)
+    assert identical(first, as_batch(warm, everything))
+    assert {path: path.stat().st_mtime_ns for path in here.cache.rglob("*") if path.is_file()} == written
+    aside = here.cache.rename(tmp_path / "aside")
+    again = open_features(here)
+    again.prepare(shards)
+    assert aside.exists()
+    assert identical(first, as_batch(again, everything))
+
+
+def test_progress_counts_every_sample(here):
+    done: list[int] = []
+    open_features(here).prepare(load(here), done.append)
+    assert sum(done) == 10
+
+
+def test_batches_have_exact_masks_and_zeros_where_a_modality_is_absent(here):
+    shards, features = load(here), open_features(here)
+    features.prepare(shards)
+    examples = next(iter(shards.values()))
+    batch = as_batch(features, examples)
+    assert batch.keys == tuple(example.key for example in examples)
+    assert batch.masks[IMU].sum(1).tolist() == [6, 0, 8, 6, 7]  # 8 time steps a token
+    assert batch.masks[TEXT].sum(1).tolist() == [2, 3, 0, 2, 3]  # a word a token
+    assert batch.masks[IMAGE].sum(1).tolist() == [64, 64, 0, 64, 64]
+    assert batch.presence.tolist() == [[True] * 3, [False, True, True], [True, False, False], [True] * 3, [True] * 3]
+    for m in batch.tokens:
+        assert not batch.tokens[m][~batch.masks[m]].any()
+        absent = ~batch.masks[m].any(1)
+        assert not batch.pooled[m][absent].any()
+        assert batch.pooled[m][~absent].any(1).all()
+
+
+def test_features_are_those_of_the_backbone(here):
+    shards, features = load(here), open_features(here)
+    features.prepare(shards)
+    examples = next(iter(shards.values()))
+    batch = as_batch(features, examples)
+    model = features.backbones[IMU]
+    for i, sample in enumerate(pipeline(examples)):
+        if sample.imu is None:
+            continue
+        x = torch.from_numpy(model.patches(sample))[None]
+        mask = torch.ones(1, x.shape[1], dtype=torch.bool)
+        h = model.stem(x, mask)
+        for depth, block in enumerate(model.blocks):
+            if depth == features.trunk[IMU]:
+                torch.testing.assert_close(batch.tokens[IMU][i : i + 1, : x.shape[1]], h, atol=5e-3, rtol=2e-3)
+            h = through(block, h, mask)
+        torch.testing.assert_close(batch.pooled[IMU][i : i + 1], model.pool(h, mask), atol=1e-4, rtol=1e-4)
+
+
+def test_a_sample_that_lies_in_no_shard_gets_the_same_features(here):
+    shards, features = load(here), open_features(here)
+    features.prepare(shards)
+    examples = next(iter(shards.values()))
+    for example, sample in zip(examples, pipeline(examples), strict=True):
+        cached, fresh = as_batch(features, [example]), features.encode([sample])
+        assert fresh.presence.tolist() == cached.presence.tolist()
+        for m in cached.tokens:
+            n = cached.masks[m].shape[1]
+            torch.testing.assert_close(fresh.pooled[m], cached.pooled[m], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                fresh.tokens[m][:, :n] * fresh.masks[m][:, :n, None], cached.tokens[m], atol=5e-3, rtol=2e-3
+            )
+
+
+def test_a_damaged_shard_is_named(here):
+    shards = load(here)
+    example = next(iter(shards.values()))[3]
+    path = Path(example.url)
+    data = bytearray(path.read_bytes())
+    data[example.entry.offset + 600] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(PalimpsestError, match=rf"(?s){example.key}.*{path.name}.*is damaged"):
+        open_features(here).prepare(shards)
+    assert not any(path.is_file() for path in here.cache.rglob("*"))
+
+
+def test_an_absent_shard_is_named(here):
+    shards = load(here)
+    path = Path(next(iter(shards.values()))[0].url)
+    path.unlink()
+    with pytest.raises(PalimpsestError, match=rf"{path.name} is absent"):
+        open_features(here).prepare(shards)
+
+
+def test_other_weights_are_other_features(here):
+    shards, features = load(here), open_features(here)
+    features.prepare(shards)
+    folder = features.folder(IMU, next(iter(shards)))
+    path = here.backbones / "tiny-imu.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    assert open_features(here).folder(IMU, next(iter(shards))) != folder
+
+
+def test_only_some_modalities_of_a_batch(here):
+    shards, features = load(here), open_features(here)
+    features.prepare(shards)
+    batch = as_batch(features, next(iter(shards.values())))
+    part = batch.only([TEXT])
+    assert part.presence.tolist() == [[False, there, False] for there in batch.presence[:, 1].tolist()]
+    assert not part.pooled[IMU].any()
+    assert torch.equal(part.pooled[TEXT], batch.pooled[TEXT])
+    dropped = replace(batch).keep({m: torch.arange(5) != 0 for m in batch.masks})
+    assert not dropped.presence[0].any()
+    assert torch.equal(dropped.presence[1:], batch.presence[1:])

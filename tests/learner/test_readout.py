@@ -1,0 +1,181 @@
+"""The Gaussian readout against the textbook, in pieces, with spaces missing, and when a space moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from learner.checkpoint import to_arrays, to_tensors
+from learner.modules.heads import GaussianReadout
+from store.snapshots import load_tree, save_tree
+
+WIDTHS = {"a": 4, "b": 3}
+ALL = torch.ones(1, 2, dtype=torch.bool)
+
+
+def make_data(n: int = 60, groups: int = 3, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
+    """Correlated Gaussians: one mean a group, one covariance for all, over both spaces."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % groups
+    mix = rng.normal(size=(7, 7)) * np.linspace(0.3, 3, 7)
+    x = rng.normal(size=(groups, 7))[labels] * 4 + rng.normal(size=(n, 7)) @ mix
+    joined = torch.from_numpy(x)
+    return {"a": joined[:, :4], "b": joined[:, 4:]}, torch.from_numpy(labels)
+
+
+def fitted(features: dict[str, Tensor], presence: Tensor, groups: Tensor) -> GaussianReadout:
+    readout = GaussianReadout({space: v.shape[1] for space, v in features.items()})
+    readout.update(features, presence.expand(len(groups), -1), groups)
+    return readout
+
+
+def textbook(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Linear discriminant scores with a pooled covariance shrunk to its diagonal by Chen et al.'s (2010) eq. 23."""
+    groups, d, n = y.max() + 1, x.shape[1], len(x)
+    means = np.stack([x[y == g].mean(0) for g in range(groups)])
+    pooled = sum(np.cov(x[y == g].T, bias=True) * (y == g).sum() for g in range(groups)) / (n - groups)
+    deviation = np.sqrt(np.diag(pooled))
+    R = pooled / np.outer(deviation, deviation)
+    square, trace = np.trace(R @ R), np.trace(R)
+    rho = min(1.0, ((1 - 2 / d) * square + trace**2) / ((n + 1 - 2 / d) * (square - trace**2 / d)))
+    S = ((1 - rho) * R + rho * np.eye(d)) * np.outer(deviation, deviation)
+    weight = np.linalg.solve(S, means.T)
+    return test @ weight - 0.5 * (means.T * weight).sum(0)
+
+
+def test_it_is_linear_discriminant_analysis_on_complete_data():
+    features, groups = make_data()
+    test, _ = make_data(20, seed=5)
+    expected = textbook(torch.cat([*features.values()], 1).numpy(), groups.numpy(), torch.cat([*test.values()], 1).numpy())
+    scores = fitted(features, ALL, groups).scores(test, ALL.expand(20, -1))
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-5)
+
+
+def test_a_stream_in_pieces_gives_what_all_at_once_gives():
+    features, groups = make_data()
+    whole = fitted(features, ALL, groups)
+    pieces = GaussianReadout(WIDTHS)
+    for part in (slice(0, 25), slice(25, 26), slice(26, 60)):
+        some = {space: v[part] for space, v in features.items()}
+        pieces.update(some, ALL.expand(len(groups[part]), -1), groups[part])
+    torch.testing.assert_close(
+        pieces.scores(features, ALL.expand(60, -1)), whole.scores(features, ALL.expand(60, -1))
+    )
+
+
+def test_later_groups_join_without_moving_earlier_means():
+    features, groups = make_data()
+    readout = GaussianReadout(WIDTHS)
+    for g in (0, 2, 1):
+        mine = groups == g
+        readout.update({s: v[mine] for s, v in features.items()}, ALL.expand(int(mine.sum()), -1), groups[mine])
+    whole = fitted(features, ALL, groups)
+    torch.testing.assert_close(
+        readout.scores(features, ALL.expand(60, -1)), whole.scores(features, ALL.expand(60, -1))
+    )
+
+
+def test_a_space_that_a_sample_lacks_is_integrated_out():
+    """The marginal of a joint Gaussian is the Gaussian of that space: a readout fitted on it alone scores the same."""
+    features, groups = make_data()
+    both = fitted(features, ALL, groups)
+    alone = fitted({"a": features["a"]}, torch.ones(1, 1, dtype=torch.bool), groups)
+    only_a = torch.tensor([[True, False]]).expand(60, -1)
+    torch.testing.assert_close(
+        both.scores(features, only_a), alone.scores({"a": features["a"]}, torch.ones(60, 1, dtype=torch.bool))
+    )
+    assert not torch.allclose(both.scores(features, only_a), both.scores(features, ALL.expand(60, -1)), atol=0.1)
+
+
+def test_what_is_missing_in_training_leaves_no_trace():
+    features, groups = make_data()
+    presence = torch.ones(60, 2, dtype=torch.bool)
+    presence[::2, 1] = False
+    spoilt = {"a": features["a"], "b": torch.where(presence[:, 1:], features["b"], torch.tensor(1e6).double())}
+    one, other = fitted(features, presence, groups), fitted(spoilt, presence, groups)
+    torch.testing.assert_close(one.scores(features, presence), other.scores(spoilt, presence))
+    # Space b by itself is that of the samples that have it.
+    there = presence[:, 1]
+    alone = fitted({"b": features["b"][there]}, torch.ones(1, 1, dtype=torch.bool), groups[there])
+    only_b = torch.tensor([[False, True]]).expand(60, -1)
+    torch.testing.assert_close(
+        one.scores(features, only_b), alone.scores({"b": features["b"]}, torch.ones(60, 1, dtype=torch.bool))
+    )
+
+
+def test_spaces_never_seen_together_still_make_a_decision():
+    features, groups = make_data()
+    presence = torch.tensor([[True, False], [False, True]]).repeat(30, 1)
+    scores = fitted(features, presence, groups).scores(features, ALL.expand(60, -1))
+    assert scores.isfinite().all()
+    assert (scores.argmax(1) == groups).float().mean() > 0.5
+
+
+def test_a_sample_with_nothing_gets_no_opinion():
+    features, groups = make_data()
+    assert not fitted(features, ALL, groups).scores(features, torch.zeros(60, 2, dtype=torch.bool)).any()
+
+
+def test_fewer_samples_than_dimensions_are_enough():
+    rng = torch.Generator().manual_seed(0)
+    groups = torch.arange(8) % 2
+    wide = torch.randn(8, 50, generator=rng, dtype=torch.float64) + 3 * groups[:, None]
+    readout = fitted({"a": wide}, torch.ones(1, 1, dtype=torch.bool), groups)
+    scores = readout.scores({"a": wide}, torch.ones(8, 1, dtype=torch.bool))
+    assert (scores.argmax(1) == groups).all()
+
+
+def test_following_an_exact_map_equals_refitting():
+    features, groups = make_data()
+    rng = torch.Generator().manual_seed(1)
+    matrix = torch.randn(4, 4, generator=rng, dtype=torch.float64)
+    offset = torch.randn(4, generator=rng, dtype=torch.float64)
+    moved = {"a": features["a"] @ matrix.T + offset, "b": features["b"]}
+    carried = fitted(features, ALL, groups)
+    carried.transport("a", matrix, offset, torch.zeros(4, 4))
+    here = ALL.expand(60, -1)
+    torch.testing.assert_close(carried.scores(moved, here), fitted(moved, ALL, groups).scores(moved, here))
+
+
+def test_a_space_that_drifted_beyond_explanation_counts_for_less():
+    """Where space a says group 0 and space b says group 1, doubt about a tips the scales."""
+    eye = torch.eye(2, dtype=torch.float64)
+    groups = torch.arange(80) % 2
+    rng = torch.Generator().manual_seed(0)
+    x = {s: 2 * eye[groups] + torch.randn(80, 2, generator=rng, dtype=torch.float64) for s in "ab"}
+    readout, here = fitted(x, ALL, groups), ALL
+    torn = {"a": 2 * eye[:1], "b": 1.6 * eye[1:]}
+    assert readout.scores(torn, here).argmax() == 0
+    before = readout.scores(torn, torch.tensor([[True, False]])).diff().abs()
+    readout.transport("a", eye, torch.zeros(2), 3 * eye)
+    assert readout.scores(torn, here).argmax() == 1
+    assert readout.scores(torn, torch.tensor([[True, False]])).diff().abs() < 0.5 * before
+
+
+def test_its_state_goes_to_disk_and_back(tmp_path):
+    features, groups = make_data()
+    readout = fitted(features, ALL, groups)
+    readout.transport("b", 2 * torch.eye(3), torch.ones(3), 0.1 * torch.eye(3))
+    save_tree(tmp_path / "state", to_arrays(readout.state_dict()))
+    other = GaussianReadout(WIDTHS)
+    other.load_state_dict(to_tensors(load_tree(tmp_path / "state")))
+    here = ALL.expand(60, -1)
+    assert torch.equal(other.scores(features, here), readout.scores(features, here))
+    assert other.nbytes == readout.nbytes > 0
+    other.update(features, here, groups)  # and it goes on learning
+    readout.update(features, here, groups)
+    assert torch.equal(other.scores(features, here), readout.scores(features, here))
+
+
+@pytest.mark.parametrize("groups", [2, 5])
+def test_its_memory_does_not_grow_with_the_samples(groups):
+    one = fitted(*_with_presence(30, groups))
+    many = fitted(*_with_presence(300, groups))
+    assert one.nbytes == many.nbytes
+
+
+def _with_presence(n: int, groups: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    features, labels = make_data(n, groups)
+    return features, ALL, labels

@@ -1,0 +1,198 @@
+"""Runs of the trainer: what learns, what is frozen, what is kept, and that the same in gives the same out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from learner.trainer import Trainer
+from store.anchors import AnchorStore
+from store.lake import Lake
+from store.snapshots import load_snapshot
+from store.types import Modality, PalimpsestError
+from tests.learner.handmade import CLASSES, make_lake, make_recipe, make_trainer, same
+
+FAST = {"epochs": 2, "batch_size": 6}
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Lake:
+    return make_lake(tmp_path, labels=CLASSES[:4])
+
+
+def learn_all(trainer: Trainer, data: Any) -> list[str]:
+    tasks: list[Any] = []
+    snapshots = []
+    for number, name in data.names.items():
+        task = trainer.task(number, name, data.tasks[number])
+        snapshots.append(trainer.learn(task, tasks))
+        tasks.append(task)
+    return snapshots
+
+
+def digest(trainer: Trainer) -> str:
+    found = hashlib.sha256()
+    for m, model in trainer.features.backbones.items():
+        for name, tensor in model.state_dict().items():  # type: ignore[attr-defined]
+            found.update(f"{m} {name}".encode() + tensor.numpy().tobytes())
+    return found.hexdigest()
+
+
+def events(trainer: Trainer) -> list[dict[str, Any]]:
+    rows = trainer.ledger.rows("SELECT detail FROM events WHERE kind = 'learned' ORDER BY subject")
+    return [json.loads(row["detail"]) for row in rows]
+
+
+@pytest.mark.parametrize("method", ["crossmodal-moe", "finetune", "joint", "slda"])
+def test_learning_leaves_the_backbones_as_they_were(here, method):
+    trainer, data = make_trainer(here, make_recipe(method=method, **FAST))
+    before = digest(trainer)
+    assert len(learn_all(trainer, data)) == 2
+    assert digest(trainer) == before
+
+
+def test_the_same_run_in_two_lakes_is_the_same_bits_and_another_seed_is_not(tmp_path):
+    found = []
+    for place, seed in (("one", 0), ("two", 0), ("three", 1)):
+        lake = make_lake(tmp_path / place, labels=CLASSES[:4])
+        torch.rand(len(place))  # what was drawn before must not matter
+        trainer, data = make_trainer(lake, make_recipe(memory=4, **FAST), seed=seed)
+        found.append([load_snapshot(lake, name) for name in learn_all(trainer, data)])
+    assert same(found[0], found[1])
+    assert not same(found[0][0]["method"], found[2][0]["method"])
+
+
+def test_frozen_experts_stay_through_later_tasks_and_enough_can_learn(here):
+    trainer, data = make_trainer(here, make_recipe(weight_decay=0.1, params={"spare": 3, "freeze": 2}, **FAST))
+    first, second = (load_snapshot(here, name)["method"]["network"] for name in learn_all(trainer, data))
+    moved = 0
+    for name, frozen in first["structure"]["frozen"].items():
+        assert len(frozen) == 2
+        assert set(frozen) <= set(second["structure"]["frozen"][name])
+        for network in (first, second):
+            assert network["structure"]["experts"][name] - len(network["structure"]["frozen"][name]) >= 3
+        for e in range(first["structure"]["experts"][name]):
+            for part in ("down", "up"):
+                key = f"encoder.adapters.{name}.experts.{part}.{e}"
+                if e in frozen:
+                    assert same(first["tensors"][key], second["tensors"][key]), key
+                else:
+                    moved += not same(first["tensors"][key], second["tensors"][key])
+    assert moved
+
+
+def test_the_most_used_experts_are_those_frozen(here):
+    trainer, data = make_trainer(here, make_recipe(**FAST))
+    learn_all(trainer, {1: None} and data)
+    told = events(trainer)[0]
+    for name, mass in told["gate_mass"].items():
+        assert sum(mass) == pytest.approx(1)
+        assert told["frozen"][name] == [int(np.argmax(mass))]
+
+
+def test_every_term_of_the_loss_is_a_switch(here):
+    trainer, data = make_trainer(here, make_recipe(memory=4, **FAST))
+    learn_all(trainer, data)
+    first, second = (set(detail["loss"]) for detail in events(trainer))
+    assert first == {"classification", "alignment"}
+    terms = {"classification", "alignment", "distillation", "preservation"}
+    assert second == terms | {f"rehearsal {term}" for term in terms}
+    off = {"alignment": 0, "distillation": 0, "preservation": 0}
+    other, data = make_trainer(here, make_recipe(params=off, **FAST), seed=1)
+    other.run_id += "-off"
+    learn_all(other, data)
+    assert {term for detail in events(other) for term in detail["loss"]} >= {"classification"}
+    assert set(events(other)[-1]["loss"]) == {"classification"}
+
+
+@pytest.mark.parametrize("relations", ["anchors", "batch"])
+def test_preservation_acts_on_the_model(here, relations):
+    """Without it, or without distillation, the same steps end elsewhere."""
+    found = []
+    for weight in (1.0, 0.0):
+        recipe = make_recipe(params={"relations": relations, "preservation": weight, "distillation": 0.0}, **FAST)
+        trainer, data = make_trainer(here, recipe)
+        found.append(load_snapshot(here, learn_all(trainer, data)[1])["method"]["network"]["tensors"])
+    assert not same(*found)
+
+
+def test_training_lowers_the_loss(here):
+    trainer, data = make_trainer(here, make_recipe(epochs=6, batch_size=6, params={"plasticity": 1.0}))
+    learn_all(trainer, data)
+    for detail in events(trainer):
+        by_epoch = detail["loss"]["classification"]
+        assert by_epoch[-1] < by_epoch[0]
+
+
+def test_anchors_are_kept_of_every_class_with_their_samples(here):
+    trainer, data = make_trainer(here, make_recipe(anchors=2, **FAST))
+    snapshots = learn_all(trainer, data)
+    store = AnchorStore.from_state(load_snapshot(here, snapshots[-1])["anchors"])
+    labels = store.table["label"].to_pylist()
+    assert sorted(labels) == sorted([*CLASSES[:4], *CLASSES[:4]])
+    assert store.spaces == ("fused", "imu", "text")
+    train = {example.key for task in data.tasks.values() for example in task["train"]}
+    assert set(store.table["key"].to_pylist()) <= train
+
+
+def test_memory_counts_all_that_is_kept_of_the_past(here):
+    trainer, data = make_trainer(here, make_recipe(method="finetune", memory=4, **FAST))
+    learn_all(trainer, data)
+    (row,) = trainer.ledger.rows("SELECT * FROM snapshots WHERE run_id = ? AND after_task = 2", [trainer.run_id])
+    assert len(trainer.memory) == 4
+    assert row["memory_bytes"] == trainer.anchors.nbytes + sum(example.entry.size for example in trainer.memory)
+    assert 0 < row["trained_parameters"] < row["parameters"]
+
+
+def test_all_that_is_known_is_predicted_by_both_protocols_and_every_subset(here):
+    trainer, data = make_trainer(here, make_recipe(**FAST))
+    learn_all(trainer, data)
+    rows = trainer.ledger.rows(
+        "SELECT after_task, on_task, split, protocol, modalities, count(*) AS n, min(confidence) AS low, "
+        "max(confidence) AS high FROM predictions GROUP BY ALL"
+    )
+    assert len(rows) == 3 * 2 * 2 * 3
+    assert {(row["after_task"], row["on_task"]) for row in rows} == {(1, 1), (2, 1), (2, 2)}
+    assert {row["modalities"] for row in rows} == {"imu", "text", "all"}
+    assert all(row["n"] == 4 and 0 < row["low"] <= row["high"] <= 1 + 1e-6 for row in rows)
+
+
+def test_a_sample_is_measured_only_by_what_it_has(tmp_path):
+    lake = make_lake(tmp_path, labels=CLASSES[:2], lacks=lambda label, number: {"imu"} if number % 5 == 4 else set())
+    trainer, data = make_trainer(lake, make_recipe(**FAST))
+    learn_all(trainer, data)
+    counted = trainer.ledger.rows(
+        "SELECT modalities, split, count(*) AS n FROM predictions WHERE protocol = 'classifier' GROUP BY ALL"
+    )
+    found = {(row["modalities"], row["split"]): row["n"] for row in counted}
+    assert found == {("all", "val"): 4, ("imu", "val"): 4, ("text", "val"): 4, ("all", "test"): 4, ("text", "test"): 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "no-such-method"}, "no method is called 'no-such-method'; there are: crossmodal-moe"),
+        ({"params": {"no_such_setting": 1}}, "does not take these parameters.*no_such_setting"),
+    ],
+)
+def test_what_the_recipe_asks_for_must_exist(here, change, message):
+    with pytest.raises(PalimpsestError, match=message):
+        make_trainer(here, make_recipe(**change))
+
+
+def test_backbones_must_exist_and_have_weights(tmp_path):
+    from learner import registry
+
+    lake, cpu = Lake(tmp_path / "lake"), torch.device("cpu")
+    with pytest.raises(PalimpsestError, match="no backbone is called 'huge-audio'"):
+        registry.backbones({"audio": "huge"}, lake, cpu)
+    here = make_lake(tmp_path)
+    with pytest.raises(PalimpsestError, match="backbone tiny-imu is for imu, the recipe names it for text"):
+        registry.backbones({"text": "tiny-imu"}, here, cpu)
+    assert list(registry.backbones({"text": "tiny"}, here, cpu)) == [Modality.TEXT]
