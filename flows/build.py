@@ -54,7 +54,7 @@ def run(recipe: Recipe, *, method: str | None, seed: int, overridden: bool) -> R
         },
     )
     described = {"dataset": recipe.dataset, "stream": recipe.stream.model_dump(), "learner": spec.model_dump()}
-    text = json.dumps({**described, "method": chosen, "params": params}, sort_keys=True)
+    text = json.dumps({**described, "method": chosen, "params": params, "overridden": overridden}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     trial = overridden or chosen != spec.method or seed != 0
     return Run(f"{recipe.name}-{chosen}-s{seed}-{digest}", digest, trial, settings)

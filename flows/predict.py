@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows import build, stream
+from flows import build
 from flows.recipe import Recipe, load_recipe
 from learner.trainer import Trainer
 from pipelines.clip import cut_all
@@ -66,10 +67,10 @@ def predict(
     samples = [
         (path, sample) for path, recording, folder in found for sample in cut_all(recording, recipe.format, folder)
     ]
-    one = build.run(recipe, method=None, seed=0, overridden=False)
-    data = stream.load(ledger, recipe)
-    past = [example for task in data.tasks.values() for example in task["train"]]
-    trainer = build.trainer(lake, ledger, recipe, one, snapshot=snapshot, past=past)
+    (run,) = ledger.rows("SELECT r.* FROM runs r JOIN snapshots USING (run_id) WHERE snapshot_id = ?", [snapshot])
+    learnt = Recipe.model_validate_json(run["config"])  # what the champion learnt by; the recipe may say otherwise now
+    one = build.run(learnt, method=run["method"], seed=run["seed"], overridden=False)
+    trainer = build.trainer(lake, ledger, learnt, replace(one, run_id=run["run_id"]), snapshot=snapshot, past=())
     return _rows(ledger, recipe, trainer, samples, neighbours)
 
 

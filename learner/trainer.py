@@ -104,7 +104,7 @@ class Trainer:
         self.index = ClassIndex(*state["index"]) if state else ClassIndex()
         self.index.groups = [(label, domain) for label, domain in self.index.groups]
         known = {example.key: example for example in past}
-        self.memory = [known[key] for key in state["memory"]] if state else []
+        self.memory = [known[key] for key in state["memory"] if key in known] if state else []
         context = Context(backbones, settings.stages, self.index, self.anchors, device)
         self._seed_torch("init", 0)
         self.method = registry.method(settings.method, context, settings.params or {})

@@ -21,17 +21,17 @@ SET_ASIDE = 3  # exit code: done, but recordings went to quarantine, or the gate
 def with_lake(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the lake as its first argument; its --lake and --debug go before those of `palimpsest` itself."""
 
-    @click.option("--lake", "folder", metavar="DIR", hidden=True)
+    @click.option("--lake", "lake_folder", metavar="DIR", hidden=True)
     @click.option("--debug", is_flag=True, hidden=True)
     @click.pass_context
     @functools.wraps(function)
-    def command(ctx: click.Context, /, *, folder: str | None, debug: bool, **arguments: Any) -> None:
+    def command(ctx: click.Context, /, *, lake_folder: str | None, debug: bool, **arguments: Any) -> None:
         from pathlib import Path
 
         from store.lake import Lake
 
         ctx.meta["debug"] = debug
-        function(Lake(Path(folder or ctx.find_root().params["lake"])), **arguments)
+        function(Lake(Path(lake_folder or ctx.find_root().params["lake"])), **arguments)
 
     return command
 

@@ -131,14 +131,16 @@ class CrossModalMoE:
         """Compensate what drifted, re-fit the readout, freeze the most influential experts and grow new ones."""
         batches = list(task.train.batches())
         outputs = [self.network(batch) for batch in batches]
-        after = self._gather(outputs)
         presence = torch.cat([batch.presence for batch in batches])
         self._met += [pattern for pattern in presence.unique(dim=0).tolist() if pattern not in self._met]
         if self.teacher is not None and self.params.compensate:
-            self._compensate(self._gather([self.teacher(batch) for batch in batches]), after, presence)
-        frozen = {str(m): torch.cat([batch.pooled[m] for batch in batches]) for m in self.context.backbones}
-        groups = torch.cat([batch.groups for batch in batches])
-        self.readout.update({**frozen, FUSED: after[FUSED]}, self._spaces(presence), groups)
+            self._compensate(self._gather([self.teacher(batch) for batch in batches]), self._gather(outputs), presence)
+        self.readout.update(*self._statistics(batches, outputs))
+        if len(task.val):
+            held_out = list(task.val.batches())
+            features, there, _ = self._statistics(held_out, [self.network(batch) for batch in held_out])
+            classes = torch.cat([batch.labels for batch in held_out])
+            self.readout.calibrate(features, there, classes, self._owner)
         self._freeze_and_grow(outputs)
 
     @torch.no_grad()
@@ -149,7 +151,7 @@ class CrossModalMoE:
             return output.logits
         features = {**{str(m): pooled for m, pooled in batch.pooled.items()}, FUSED: output.fused}
         by_group = self.readout.scores(features, self._spaces(batch.presence))
-        owner = torch.tensor(self.context.index.class_of_group[: by_group.shape[1]])
+        owner = self._owner[: by_group.shape[1]]
         classes = [by_group[:, owner == c].logsumexp(1) for c in range(int(owner.max()) + 1)]
         return torch.stack(classes, 1).to(self.context.device)
 
@@ -173,6 +175,10 @@ class CrossModalMoE:
         """Share of the gates' mass by adapter and expert on the last task, and which experts are frozen."""
         structure = self.network.structure()
         return {"gate_mass": self._routing, "experts": structure["experts"], "frozen": structure["frozen"]}
+
+    @property
+    def _owner(self) -> Tensor:
+        return torch.tensor(self.context.index.class_of_group)
 
     def _classification(self, output: Output, batch: Batch, *, alone: bool) -> Tensor:
         # Without rehearsal only the task's own classes compete: pushing down absent classes is what forgets them.
@@ -240,6 +246,12 @@ class CrossModalMoE:
             if self.params.freeze and (short := self.params.spare - len(adapter.experts.trainable)) > 0:
                 adapter.experts.grow(short)
                 adapter.router.grow(short)
+
+    def _statistics(self, batches: list[Batch], outputs: list[Output]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        features = {str(m): torch.cat([batch.pooled[m] for batch in batches]) for m in self.context.backbones}
+        features[FUSED] = torch.cat([output.fused for output in outputs])
+        presence = self._spaces(torch.cat([batch.presence for batch in batches]))
+        return features, presence, torch.cat([batch.groups for batch in batches])
 
     def _gather(self, outputs: list[Output]) -> dict[str, Tensor]:
         spaces = {str(m): torch.cat([output.z[m] for output in outputs]) for m in outputs[0].z}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.batch import Batch
-from learner.data import Task
+from learner.data import Examples, Task
 from learner.methods.base import Context, ParameterGroup
 from learner.modules.heads import GaussianReadout
 
@@ -39,10 +39,9 @@ class SLDA:
 
     def end_task(self, task: Task) -> None:
         """Take in the task's samples."""
-        batches = list(task.train.batches())
-        features = {str(m): torch.cat([batch.pooled[m] for batch in batches]) for m in self.context.backbones}
-        presence = torch.cat([batch.presence for batch in batches])
-        self.readout.update(features, presence, torch.cat([batch.labels for batch in batches]))
+        self.readout.update(*self._statistics(task.train))
+        if len(task.val):
+            self.readout.calibrate(*self._statistics(task.val), owner=torch.arange(len(self.context.index.classes)))
 
     def predict(self, batch: Batch) -> Tensor:
         """Log-likelihoods ``[B, C]`` up to a constant."""
@@ -53,6 +52,12 @@ class SLDA:
         """The frozen features themselves; fused is all of them side by side."""
         spaces = {str(m): pooled for m, pooled in batch.pooled.items()}
         return {**spaces, "fused": torch.cat(list(spaces.values()), 1)}
+
+    def _statistics(self, examples: Examples) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        batches = list(examples.batches())
+        features = {str(m): torch.cat([batch.pooled[m] for batch in batches]) for m in self.context.backbones}
+        presence = torch.cat([batch.presence for batch in batches])
+        return features, presence, torch.cat([batch.labels for batch in batches])
 
     def state_dict(self) -> dict[str, Any]:
         """The statistics."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -35,58 +34,119 @@ class CosineHead(nn.Module):
         return self.scale * F.normalize(x) @ F.normalize(self.weight).T
 
 
-_STATE = ("counts", "means", "scatter", "pairs", "doubt")
+_TEMPERATURES = torch.tensor([2 ** (step / 2) for step in range(14)], dtype=torch.float64)
+_STATE = ("counts", "means", "scatter", "doubt", "surprise")
+
+
+class GaussianSpace:
+    """Streaming linear discriminant analysis in one feature space (after Hayes & Kanan 2020).
+
+    Every group (a class, or a class in one domain) is a Gaussian; all share one covariance S. With m_g a group's mean,
+    x scores m_g' S^-1 x - m_g' S^-1 m_g / 2. The correlations of S are shrunk by the oracle-approximating rule of Chen et
+    al. (2010). All arithmetic is float64 on the CPU.
+
+    Args:
+        width: d.
+    """
+
+    def __init__(self, width: int):
+        self.counts = torch.zeros(0, dtype=torch.float64)  # [G]
+        self.means = torch.zeros(0, width, dtype=torch.float64)  # [G, d]
+        self.scatter = torch.zeros(width, width, dtype=torch.float64)  # within groups
+        self.doubt = torch.zeros(width, width, dtype=torch.float64)  # covariance of what drift left uncertain
+        self.surprise = torch.zeros(len(_TEMPERATURES), dtype=torch.float64)  # of held-out classes, by temperature
+        self._solved: tuple[Tensor, Tensor] | None = None
+
+    def update(self, x: Tensor, groups: Tensor) -> None:
+        """Take in samples ``[n, d]`` of groups ``[n]``, in any portions."""
+        if (fresh := int(groups.max()) + 1 - len(self.counts)) > 0:
+            self.counts, self.means = F.pad(self.counts, (0, fresh)), F.pad(self.means, (0, 0, 0, fresh))
+        for g in groups.unique().tolist():
+            mine = x[groups == g]
+            known, new, mean = float(self.counts[g]), len(mine), mine.mean(0)
+            centred, shift = mine - mean, mean - self.means[g]
+            self.scatter += centred.T @ centred + known * new / (known + new) * torch.outer(shift, shift)
+            self.means[g] += shift * new / (known + new)
+            self.counts[g] += new
+        self._solved = None
+
+    def calibrate(self, x: Tensor, classes: Tensor, owner: Tensor) -> None:
+        """Add the held-out samples' surprise at every temperature; see `GaussianReadout.calibrate`."""
+        scores = self.scores(x) * self.temperature
+        own = owner[: scores.shape[1]] == classes[:, None]  # [n, G]
+        rows = own.any(1)
+        heated = scores[rows] / _TEMPERATURES[:, None, None]  # [T, n, G]
+        likely = heated.masked_fill(~own[rows], -torch.inf).logsumexp(2) - heated.logsumexp(2)
+        self.surprise -= likely.sum(1)
+
+    def transport(self, matrix: Tensor, offset: Tensor, residual: Tensor) -> None:
+        """Follow a drift; see `GaussianReadout.transport`."""
+        matrix, offset = matrix.double().cpu(), offset.double().cpu()
+        self.means = torch.where(self.counts[:, None] > 0, self.means @ matrix.T + offset, self.means)
+        self.scatter = matrix @ self.scatter @ matrix.T
+        self.doubt = matrix @ self.doubt @ matrix.T + residual.double().cpu()
+        self._solved = None
+
+    @property
+    def temperature(self) -> float:
+        """Where held-out classes were least surprising."""
+        return float(_TEMPERATURES[self.surprise.argmin()])
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Log-likelihoods up to a constant, ``[n, d]`` -> ``[n, G]``; a group never met here scores average."""
+        if self._solved is None:
+            freedom = (self.counts.sum() - (self.counts > 0).sum()).clamp_min(1)
+            covariance = self.scatter / freedom + self.doubt
+            deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
+            correlation = covariance / deviation[:, None] / deviation
+            shrinkage = _oas(correlation, float(self.counts.sum()))
+            correlation = (1 - shrinkage) * correlation + shrinkage * torch.eye(len(correlation), dtype=torch.float64)
+            means = self.means / deviation
+            weight = torch.cholesky_solve(means.T, _cholesky(correlation))  # [d, G]
+            self._solved = (weight / deviation[:, None], -0.5 * (means * weight.T).sum(1))
+        weight, bias = self._solved
+        scores, known = x @ weight + bias, self.counts > 0
+        return torch.where(known, scores, scores[:, known].mean(1, keepdim=True)) / self.temperature
 
 
 class GaussianReadout:
-    """Streaming linear discriminant analysis over several feature spaces, some of which a sample may lack.
+    """Closed-form classification from several feature spaces, some of which a sample may lack.
 
-    Every group (a class, or a class in one domain) is a Gaussian; all share one covariance. With S the covariance of
-    the spaces that a sample has and m_g the group's mean there, its score is m_g' S^-1 x - m_g' S^-1 m_g / 2: a missing
-    space is integrated out. S is shrunk to its diagonal by the oracle-approximating rule of Chen et al. (2010).
+    The spaces a sample has are taken as independent given its class: their scores add up, each at its own temperature.
 
     Args:
         widths: width of each space.
     """
 
     def __init__(self, widths: Mapping[str, int]):
-        self.widths = dict(widths)
-        total = sum(widths.values())
-        self.counts = torch.zeros(0, len(widths), dtype=torch.float64)  # [G, S]
-        self.means = torch.zeros(0, total, dtype=torch.float64)  # [G, W]
-        self.scatter = torch.zeros(total, total, dtype=torch.float64)  # [W, W]
-        self.pairs = torch.zeros(len(widths), len(widths), dtype=torch.float64)  # samples having both spaces
-        self.doubt = torch.zeros(total, total, dtype=torch.float64)  # covariance of what drift left uncertain
-        self._solved: dict[tuple[bool, ...], tuple[Tensor, Tensor, Tensor]] = {}
+        self.spaces = {name: GaussianSpace(width) for name, width in widths.items()}
 
     def update(self, features: Mapping[str, Tensor], presence: Tensor, groups: Tensor) -> None:
-        """Take in a task's samples at once.
+        """Take in samples.
 
         Args:
             features: ``[n, width]`` a space.
             presence: bool ``[n, S]``.
             groups: int64 ``[n]``.
         """
-        presence, groups = presence.cpu(), groups.cpu()
-        x, there = self._joined(features), self._spread(presence)  # [n, W] each
-        if (fresh := int(groups.max()) + 1 - len(self.means)) > 0:
-            self.counts = F.pad(self.counts, (0, 0, 0, fresh))
-            self.means = F.pad(self.means, (0, 0, 0, fresh))
-        for g in groups.unique().tolist():
-            mine = groups == g
-            count = presence[mine].sum(0).double()  # [S]
-            new = self._spread(count[None])[0]  # [W]
-            mean = (x[mine] * there[mine]).sum(0) / new.clamp_min(1)
-            centred = (x[mine] - mean) * there[mine]
-            known = self._spread(self.counts[g][None])[0]
-            shift = torch.where((known > 0) & (new > 0), (known * new / (known + new).clamp_min(1)).sqrt(), 0.0)
-            shift = shift * (mean - self.means[g])
-            self.scatter += centred.T @ centred + shift[:, None] * shift
-            self.means[g] = (self.means[g] * known + mean * new) / (known + new).clamp_min(1)
-            self.counts[g] += count
-        here = presence.double()
-        self.pairs += here.T @ here
-        self._solved.clear()
+        for space, x, rows in self._parts(features, presence):
+            space.update(x, groups.cpu()[rows])
+
+    def calibrate(self, features: Mapping[str, Tensor], presence: Tensor, classes: Tensor, owner: Tensor) -> None:
+        """Learn from held-out samples how far each space can be trusted (temperature scaling, Guo et al. 2017).
+
+        A space that fits what it was fitted on too well (few samples, or a network trained on the very same) would
+        outvote the others. The temperature of each is where the likelihood of held-out classes, summed over all tasks
+        so far, is highest.
+
+        Args:
+            features: ``[n, width]`` a space, not those given to `update`.
+            presence: bool ``[n, S]``.
+            classes: int64 ``[n]``; samples of unknown classes are left out.
+            owner: the class of each group, int64 ``[G]``.
+        """
+        for space, x, rows in self._parts(features, presence):
+            space.calibrate(x, classes.cpu()[rows], owner.cpu())
 
     def transport(self, space: str, matrix: Tensor, offset: Tensor, residual: Tensor) -> None:
         """Follow a space that has moved: every stored statistic of it goes through ``x -> matrix x + offset``.
@@ -98,88 +158,58 @@ class GaussianReadout:
             residual: covariance ``[d, d]`` of what the map does not explain. Stored means are uncertain by as much, and
                 the space counts for less from then on.
         """
-        at = self._columns(space)
-        matrix, offset = matrix.double().cpu(), offset.double().cpu()
-        self.doubt[at, at] = matrix @ self.doubt[at, at] @ matrix.T + residual.double().cpu()
-        known = self.counts[:, list(self.widths).index(space)] > 0
-        self.means[known, at] = self.means[known, at] @ matrix.T + offset
-        self.scatter[at] = matrix @ self.scatter[at]
-        self.scatter[:, at] = self.scatter[:, at] @ matrix.T
-        self._solved.clear()
+        self.spaces[space].transport(matrix, offset, residual)
 
     def scores(self, features: Mapping[str, Tensor], presence: Tensor) -> Tensor:
         """Log-likelihood up to a constant of every group, float32 ``[B, G]``; zeros where a sample has no space."""
-        presence = presence.cpu()
-        x = self._joined(features)
-        scores = torch.zeros(len(x), len(self.means), dtype=torch.float64)
-        for pattern in presence.unique(dim=0):
-            if pattern.any():
-                mine = (presence == pattern).all(1)
-                columns, weight, bias = self._solve(tuple(pattern.tolist()))
-                scores[mine] = x[mine][:, columns] @ weight + bias
+        groups = max(len(space.counts) for space in self.spaces.values())
+        scores = torch.zeros(len(presence), groups, dtype=torch.float64)
+        for space, x, rows in self._parts(features, presence):
+            if len(space.counts):
+                found = space.scores(x)
+                average = found.mean(1, keepdim=True).expand(-1, groups - found.shape[1])
+                scores[rows] += torch.cat([found, average], 1)
         return scores.float()
 
     @property
     def nbytes(self) -> int:
         """Bytes of stored statistics."""
-        return sum(t.numel() * t.element_size() for t in self.state_dict().values())
+        return sum(t.numel() * t.element_size() for state in self.state_dict().values() for t in state.values())
 
-    def state_dict(self) -> dict[str, Any]:
-        """The statistics."""
-        return {name: getattr(self, name) for name in _STATE}
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The statistics by space."""
+        return {name: {field: getattr(space, field) for field in _STATE} for name, space in self.spaces.items()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take over saved statistics."""
-        for name in _STATE:
-            setattr(self, name, state[name].double())
-        self._solved.clear()
+        for name, space in self.spaces.items():
+            for field in _STATE:
+                setattr(space, field, state[name][field].double())
+            space._solved = None
 
-    def _solve(self, pattern: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        if pattern not in self._solved:
-            spaces = torch.tensor(pattern)
-            columns = self._spread(spaces[None])[0].nonzero()[:, 0]
-            pairs = self._spread(self._spread(self.pairs).T).T[columns][:, columns]
-            covariance = self.scatter[columns][:, columns] / (pairs - (self.counts > 0).sum(0).max()).clamp_min(1)
-            covariance = covariance + self.doubt[columns][:, columns]
-            deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
-            correlation = covariance / deviation[:, None] / deviation
-            samples = float(self.pairs[spaces][:, spaces].min())
-            shrunk = _oas(correlation, samples)
-            # A group that never had a space is taken to be average there.
-            known = self._spread((self.counts > 0).double())[:, columns]
-            average = (self.means[:, columns] * known).sum(0) / known.sum(0).clamp_min(1)
-            means = torch.where(known > 0, self.means[:, columns], average) / deviation
-            weight = torch.cholesky_solve(means.T, _cholesky(shrunk))  # [W', G]
-            bias = -0.5 * (means * weight.T).sum(1)
-            self._solved[pattern] = (columns, weight / deviation[:, None], bias)
-        return self._solved[pattern]
-
-    def _columns(self, space: str) -> slice:
-        names = list(self.widths)
-        start = sum(self.widths[name] for name in names[: names.index(space)])
-        return slice(start, start + self.widths[space])
-
-    def _joined(self, features: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat([features[space].detach().double().cpu() for space in self.widths], 1)
-
-    def _spread(self, by_space: Tensor) -> Tensor:
-        """``[n, S]`` -> ``[n, W]``: each space's value for each of its columns."""
-        return by_space.double().repeat_interleave(torch.tensor(list(self.widths.values())), 1)
+    def _parts(
+        self, features: Mapping[str, Tensor], presence: Tensor
+    ) -> Iterator[tuple[GaussianSpace, Tensor, Tensor]]:
+        """Each space that some sample has, those samples' features ``[n', d]``, and which they are, bool ``[n]``."""
+        for i, (name, space) in enumerate(self.spaces.items()):
+            rows = presence[:, i].cpu()
+            if rows.any():
+                yield space, features[name].detach().cpu()[rows].double(), rows
 
 
-def _oas(correlation: Tensor, samples: float) -> Tensor:
+def _oas(correlation: Tensor, samples: float) -> float:
+    """How far to shrink a correlation matrix to the identity, 0 to 1."""
     d = len(correlation)
     square, trace = float((correlation**2).sum()), float(correlation.trace())
     excess = (samples + 1 - 2 / d) * (square - trace**2 / d)
-    rho = min(1.0, ((1 - 2 / d) * square + trace**2) / excess) if excess > 0 else 1.0
-    return (1 - rho) * correlation + rho * torch.eye(d, dtype=correlation.dtype)
+    return min(1.0, ((1 - 2 / d) * square + trace**2) / excess) if excess > 0 else 1.0
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """The factor of `matrix`; blocks estimated on different samples may need a little more diagonal."""
+    """The factor of `matrix`, with a little more diagonal where it is singular."""
     ridge, eye = 0.0, torch.eye(len(matrix), dtype=matrix.dtype)
     while True:
         factor, failed = torch.linalg.cholesky_ex(matrix + ridge * eye)
         if not failed:
             return factor
-        ridge = max(1e-3, ridge * 4)
+        ridge = max(1e-6, ridge * 10)

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def learned(lake: Lake) -> Ledger:
-    """A stream of two tasks, learned by two methods, the first of which is the champion; one task was refused at first."""
+    """A stream of two tasks, learned by two methods; the first one is champion, its second task was refused at first."""
     ledger = Ledger(lake)
     stream = {"stream": "toy", "dataset": "toys", "scenario": "class-incremental", "definition": "{}"}
     ledger.append("streams", [stream])
@@ -46,7 +46,9 @@ def learned(lake: Lake) -> Ledger:
         ledger.append("tasks", [{"stream": "toy", "task": task, "task_name": name, "train": 1, "val": 0, "test": 4}])
         sample = {"dataset": "toys", "key": key, "recording": f"r{task}", "shard": "s.tar", "duration_s": 1.5}
         ledger.append("samples", [sample])
-        ledger.append("task_samples", [{"stream": "toy", "task": task, "dataset": "toys", "key": key, "split": "train"}])
+        ledger.append(
+            "task_samples", [{"stream": "toy", "task": task, "dataset": "toys", "key": key, "split": "train"}]
+        )
         source = {"dataset": "toys", "recording": f"r{task}", "name": name, "source_path": f"{name}.mp4"}
         ledger.append("recordings", [source])
     ledger.append("shards", [{"dataset": "toys", "shard": "s.tar", "batch": "b", "url": "s.tar", "samples": 2}])

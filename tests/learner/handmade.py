@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,15 @@ def make_lake(folder: Path, modalities: Sequence[str] = ("imu", "text"), **arriv
     weights(lake, *modalities)
     arrive(lake, modalities=modalities, **arrival)
     return lake
+
+
+def copied(lake: Lake, folder: Path) -> Lake:
+    """A lake of one's own with the samples, backbones and cached features of `lake`, where nothing was learnt."""
+    other = Lake(folder / "lake")
+    for name in ("backbones", "cache", "ledger/samples", "ledger/recordings", "ledger/shards"):
+        if (lake.root / name).exists():
+            shutil.copytree(lake.root / name, other.root / name)
+    return other
 
 
 def make_recipe(

@@ -1,0 +1,461 @@
+"""Updates of a stream: tasks sealed and learnt, killed and resumed, gated, tried, measured again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import build, stream
+from flows.gate import judge
+from flows.recipe import GateSpec
+from flows.update import UpdateSummary, evaluate, update
+from learner import trainer as trainer_module
+from learner.order import generator
+from learner.trainer import Settings
+from store import champions
+from store.lake import Lake
+from store.ledger import Ledger
+from store.snapshots import load_snapshot
+from store.types import PalimpsestError
+from tests.learner.handmade import CLASSES, arrive, copied, make_lake, make_recipe, make_trainer, same
+
+ROOT = Path(__file__).parents[2]
+FAST = {"epochs": 1, "batch_size": 8}
+RESUMED = make_recipe(epochs=3, batch_size=4, memory=4)  # 9 steps a task, checkpoints after 3 and 6
+TASKS = ("ant+bee", "cat+dog")
+
+
+class Stopped(Exception):
+    """What a test stops an update with."""
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake with four classes whose features are cached."""
+    lake = make_lake(tmp_path_factory.mktemp("update"), labels=CLASSES[:4])
+    make_trainer(lake, make_recipe())
+    return lake
+
+
+@pytest.fixture
+def here(four: Lake, tmp_path: Path) -> Lake:
+    return copied(four, tmp_path)
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint every three steps."""
+    monkeypatch.setattr(build, "Settings", partial(Settings, checkpoint_every=3))
+
+
+def snapshots(lake: Lake, run_id: str) -> list[dict[str, Any]]:
+    rows = Ledger(lake).rows("SELECT snapshot_id FROM snapshots WHERE run_id = ? ORDER BY after_task", [run_id])
+    return [load_snapshot(lake, row["snapshot_id"]) for row in rows]
+
+
+def predictions(lake: Lake) -> list[dict[str, Any]]:
+    return Ledger(lake).rows("SELECT * EXCLUDE recorded_at FROM predictions ORDER BY ALL")
+
+
+def outcome(lake: Lake, run_id: str) -> list[Any]:
+    """All that a run left behind, but for the times."""
+    rows = Ledger(lake).rows("SELECT * EXCLUDE recorded_at FROM snapshots ORDER BY ALL")
+    return [snapshots(lake, run_id), predictions(lake), rows]
+
+
+def average(lake: Lake, run_id: str, split: str = "test") -> dict[str, Any]:
+    (row,) = Ledger(lake).rows(
+        "FROM stream_summary WHERE run_id = ? AND split = ? AND protocol = 'classifier' AND modalities = 'all'",
+        [run_id, split],
+    )
+    return row
+
+
+def stop_at(task: int, step: int) -> Any:
+    """A progress callback that stops the update after that step."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what.startswith(f"task {task}/") and done == step:
+            raise Stopped
+
+    return tell
+
+
+def test_it_learns_all_tasks_and_then_has_nothing_to_do(here):
+    recipe = make_recipe(**FAST)
+    told: list[tuple[str, int, int]] = []
+    first = update(here, recipe, progress=lambda *about: told.append(about))
+    assert (first.tasks, tuple(first.learned), first.refused) == (2, TASKS, [])
+    assert first.promoted == [f"{first.run_id}/001", f"{first.run_id}/002"]
+    assert champions.champion(Ledger(here), "hand") == f"{first.run_id}/002"
+    assert ("task 2/2 cat+dog", 2, 2) in told
+    assert here.catalog.exists()
+    before = outcome(here, first.run_id)
+    second = update(here, recipe)
+    assert second == UpdateSummary("hand", first.run_id, tasks=2)
+    assert same(outcome(here, first.run_id), before)
+    (run,) = Ledger(here).rows("SELECT * FROM runs")
+    assert (run["status"], run["trial"], run["modalities"]) == ("done", False, ["imu", "text"])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(four: Lake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+    lake = copied(four, tmp_path_factory.mktemp("whole"))
+    shutil.rmtree(lake.cache)  # a cold cache must not matter either
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "Settings", partial(Settings, checkpoint_every=3))
+        summary = update(lake, RESUMED)
+    yield outcome(lake, summary.run_id)
+
+
+@pytest.mark.parametrize(
+    "stops",
+    [
+        [(1, 1)],  # before any checkpoint
+        [(1, 3), (1, 4)],  # right before a checkpoint is written, and right after it was
+        [(2, 1), (2, 8)],  # right after a snapshot, and late in a task that rehearses
+        [(2, 9), (2, 9)],  # after the last step, twice
+    ],
+    ids=str,
+)
+def test_stopped_and_started_again_it_ends_bit_for_bit_the_same(here, uninterrupted, often, stops):
+    for stop in stops:
+        with pytest.raises(Stopped):
+            update(here, RESUMED, progress=stop_at(*stop))
+    summary = update(here, RESUMED)
+    assert same(outcome(here, summary.run_id), uninterrupted)
+
+
+def test_it_goes_on_from_the_checkpoint_rather_than_from_the_start(here, often):
+    with pytest.raises(Stopped):
+        update(here, RESUMED, progress=stop_at(1, 8))
+    steps: list[int] = []
+    update(here, RESUMED, progress=lambda what, done, total: steps.append(done) if what.startswith("task 1") else None)
+    assert steps == [7, 8, 9]
+
+
+@pytest.mark.parametrize("where", ["save_snapshot", "drop_checkpoint", "predictions"])
+def test_stopped_between_steps_it_ends_the_same(here, uninterrupted, often, monkeypatch, where):
+    """Measured but not kept; kept with its checkpoint still there; before it was measured."""
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, where, stop)
+        with pytest.raises(Stopped):
+            update(here, RESUMED)
+    summary = update(here, RESUMED)
+    assert same(outcome(here, summary.run_id), uninterrupted)
+
+
+def test_a_damaged_checkpoint_costs_a_task_and_nothing_else(here, uninterrupted, often):
+    with pytest.raises(Stopped):
+        update(here, RESUMED, progress=stop_at(2, 8))
+    (path,) = here.root.glob("runs/*/checkpoint/tensors.safetensors")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    summary = update(here, RESUMED)
+    assert same(outcome(here, summary.run_id), uninterrupted)
+
+
+def test_killed_it_ends_the_same(here, uninterrupted, often):
+    code = f"""
+import os, signal
+from functools import partial
+from flows import build
+from flows.update import update
+from learner.trainer import Settings
+from store.lake import Lake
+from tests.learner.handmade import make_recipe
+
+def tell(what, done, total):
+    if what.startswith("task 2/") and done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+build.Settings = partial(Settings, checkpoint_every=3)
+update(Lake({str(here.root)!r}), make_recipe(epochs=3, batch_size=4, memory=4), progress=tell)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL
+    summary = update(here, RESUMED)  # its lock went with it
+    assert summary.learned == ["cat+dog"]
+    assert same(outcome(here, summary.run_id), uninterrupted)
+
+
+def test_two_updates_of_a_stream_at_once_are_refused(here):
+    refusals: list[str] = []
+
+    def meanwhile(what: str, done: int, total: int) -> None:
+        if not refusals:
+            with pytest.raises(PalimpsestError, match="another update of stream hand is running") as error:
+                update(here, make_recipe(**FAST))
+            refusals.append(str(error.value))
+
+    assert update(here, make_recipe(**FAST), progress=meanwhile).learned == list(TASKS)
+    assert str(here.root) in refusals[0]
+
+
+def manifests(lake: Lake) -> dict[str, str]:
+    return {row["task_name"]: row["manifest"] for row in Ledger(lake).rows("FROM tasks ORDER BY task")}
+
+
+def test_later_arrivals_form_further_tasks(here):
+    recipe = make_recipe(**FAST)
+    update(here, recipe)
+    before = manifests(here)
+    arrive(here, labels=("ant", "elk"), numbers=range(10, 20))
+    summary = update(here, recipe)
+    assert summary.learned == ["ant+bee#2", "elk"]
+    after = manifests(here)
+    assert list(after) == [*TASKS, "ant+bee#2", "elk"]
+    assert {name: after[name] for name in before} == before
+    learnt = snapshots(here, summary.run_id)[-1]["index"][0]
+    assert learnt == ["ant", "bee", "cat", "dog", "elk"]
+    arrive(here, labels=("elk",), numbers=range(20, 25), splits=("test",))
+    assert update(here, recipe).learned == []  # nothing to learn from yet
+    sizes = Ledger(here).rows("SELECT task_name, train, val, test FROM tasks WHERE task = 3")
+    assert sizes == [{"task_name": "ant+bee#2", "train": 6, "val": 2, "test": 2}]
+
+
+def test_another_definition_of_a_stream_that_has_begun_is_refused(here):
+    update(here, make_recipe(method="slda"))
+    other = make_recipe(method="slda", stream={"scenario": "class-incremental", "by": "label", "per_task": 1})
+    with pytest.raises(PalimpsestError, match="stream hand was begun with other tasks.*another `name`"):
+        update(here, other)
+    assert list(manifests(here)) == list(TASKS)
+
+
+def test_an_empty_data_set_says_what_to_do(lake):
+    with pytest.raises(PalimpsestError, match="holds no samples.*palimpsest ingest hand --source DIR"):
+        update(lake, make_recipe())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_order_of_tasks_follows_its_seed(here, seed):
+    definition = {"scenario": "class-incremental", "by": "label", "order_seed": seed}
+    recipe = make_recipe(method="slda", stream=definition)
+    assert stream.seal(Ledger(here), recipe) == 4
+    order = [CLASSES[i] for i in generator("tasks", seed).permutation(4)]
+    assert list(manifests(here)) == order
+
+
+def test_tasks_may_be_listed_or_ordered_by_hand(here):
+    named = {"tasks": [{"name": "pets", "labels": ["dog", "cat"]}, {"name": "small", "labels": ["bee"]}]}
+    one = make_recipe(name="one", stream={"scenario": "class-incremental", **named})
+    other = make_recipe(name="other", stream={"scenario": "class-incremental", "by": "label", "order": ["dog", "bee"]})
+    assert stream.seal(Ledger(here), one) == 2
+    assert stream.seal(Ledger(here), other) == 4
+    rows = Ledger(here).rows("SELECT stream, list(task_name ORDER BY task) AS names FROM tasks GROUP BY 1 ORDER BY 1")
+    assert [row["names"] for row in rows] == [["pets", "small"], ["dog", "bee", "ant", "cat"]]
+
+
+FORGETFUL: dict[str, Any] = {"method": "finetune", "epochs": 6}
+
+
+def test_what_forgets_is_refused_and_the_champion_stays(here):
+    strict = make_recipe(gate={"max_forgetting": 0.0, "min_new_accuracy": 0.0}, **FORGETFUL)
+    first = update(here, strict)
+    assert first.learned == list(TASKS)
+    assert first.promoted == [f"{first.run_id}/001"]
+    assert len(first.refused) == 1
+    assert f"{first.run_id}/002: forgets" in first.refused[0]
+    assert champions.champion(Ledger(here), "hand") == f"{first.run_id}/001"
+    arrive(here, labels=("elk",))
+    second = update(here, strict)  # it waits, and what comes after it waits too
+    assert (second.learned, second.promoted) == ([], [])
+    assert "it waits for `--retry`" in second.refused[0]
+    third = update(here, strict, retry=True)
+    assert third.promoted == []
+    assert "waits" not in third.refused[0]
+    assert champions.champion(Ledger(here), "hand") == f"{first.run_id}/001"
+    verdicts = Ledger(here).rows("SELECT verdict, figures FROM promotions ORDER BY promotion")
+    assert [row["verdict"] for row in verdicts] == ["promoted", "refused", "refused"]
+    assert '"forgetting": ' in verdicts[1]["figures"]
+    lenient = strict.model_copy(update={"gate": GateSpec(max_forgetting=1.0)})
+    fourth = update(here, lenient, retry=True)
+    assert fourth.promoted == [f"{first.run_id}/002", f"{first.run_id}/003"]
+    assert fourth.learned == ["elk"]
+
+
+def measured(ledger: Ledger, right: dict[tuple[int, int], int]) -> None:
+    """Four val predictions a step and task, so many of them right."""
+    ledger.append("runs", [{"run_id": "r", "stream": "s", "method": "m", "seed": 0}])
+    for (after, on), hits in right.items():
+        row = {"run_id": "r", "after_task": after, "on_task": on, "split": "val", "protocol": "classifier"}
+        ledger.append(
+            "predictions",
+            [
+                row | {"modalities": "all", "key": str(i), "label": "a", "predicted": "a" if i < hits else "b"}
+                for i in range(4)
+            ],
+        )
+
+
+@pytest.mark.parametrize(
+    ("gate", "passed", "reason"),
+    [
+        ({"max_forgetting": 0.25, "min_new_accuracy": 0.5}, True, "forgets 25.0%, knows 75.0% of the new task"),
+        ({"max_forgetting": 0.24}, False, "forgets 25.0%, more than 24.0%"),
+        ({"max_forgetting": 1.0, "min_new_accuracy": 0.8}, False, "knows 75.0% of the new task, less than 80.0%"),
+    ],
+)
+def test_the_gate_holds_a_step_against_its_bounds(lake, gate, passed, reason):
+    ledger = Ledger(lake)
+    measured(ledger, {(1, 1): 4, (2, 1): 3, (2, 2): 3})
+    verdict = judge(ledger, "r", 2, GateSpec(**gate))
+    assert (verdict.passed, verdict.reason) == (passed, reason)
+    assert judge(ledger, "r", 1, GateSpec(max_forgetting=0.0, min_new_accuracy=1.0)).passed
+
+
+def test_the_gate_never_reads_test(lake):
+    ledger = Ledger(lake)
+    measured(ledger, {(1, 1): 4})
+    row = {"run_id": "r", "after_task": 1, "on_task": 1, "split": "test", "protocol": "classifier"}
+    ledger.append("predictions", [row | {"modalities": "all", "key": "x", "label": "a", "predicted": "b"}])
+    assert judge(ledger, "r", 1, GateSpec(min_new_accuracy=1.0)).passed
+
+
+@pytest.mark.parametrize(
+    "departure",
+    [{"method": "slda"}, {"seed": 1}, {"overrides": ["learner.epochs=2"]}],
+    ids=lambda departure: next(iter(departure)),
+)
+def test_a_trial_is_never_promoted(here, departure):
+    summary = update(here, make_recipe(**FAST), **departure)
+    assert (summary.learned, summary.promoted, summary.refused) == (list(TASKS), [], [])
+    assert champions.champion(Ledger(here), "hand") is None
+    assert Ledger(here).rows("SELECT trial FROM runs") == [{"trial": True}]
+
+
+@pytest.mark.parametrize("setting", ["learner.epochs=1", "gate.max_forgetting=0.5"])
+def test_a_trial_is_a_run_of_its_own(here, setting):
+    """Even one that sets what the recipe says anyway leaves the recipe's own run alone."""
+    recipe = make_recipe(**FAST)
+    summary = update(here, recipe)
+    update(here, recipe, overrides=[setting])
+    rows = Ledger(here).rows("SELECT trial FROM runs WHERE run_id = ?", [summary.run_id])
+    assert rows == [{"trial": False}]
+
+
+def test_overrides_and_recipes_with_the_same_configuration_are_different_runs_only_where_they_differ(here):
+    recipe = make_recipe(**FAST)
+    one = build.run(recipe, method=None, seed=0, overridden=False)
+    for other in (
+        build.run(recipe, method="slda", seed=0, overridden=False),
+        build.run(recipe, method=None, seed=1, overridden=False),
+        build.run(make_recipe(epochs=2, batch_size=8), method=None, seed=0, overridden=False),
+        build.run(make_recipe(params={"alignment": 0.0}, **FAST), method=None, seed=0, overridden=False),
+    ):
+        assert other.run_id != one.run_id
+    assert build.run(make_recipe(**FAST), method=None, seed=0, overridden=False) == one
+
+
+@pytest.mark.parametrize("method", ["crossmodal-moe", "finetune"])
+def test_exemplars_are_kept_and_counted(here, method):
+    without = update(here, make_recipe(name="without", method=method, **FAST))
+    recipe = make_recipe(name="with", method=method, memory=5, **FAST)
+    summary = update(here, recipe)
+    trees = snapshots(here, summary.run_id)
+    assert [len(tree["memory"]) for tree in trees] == [5, 5]
+    labels = [key[:3] for key in trees[1]["memory"]]
+    assert set(labels) == set(CLASSES[:4])
+    sizes = {row["key"]: row["size"] for row in Ledger(here).rows("SELECT key, size FROM samples")}
+    held = dict.fromkeys((without.run_id, summary.run_id), 0)
+    for row in Ledger(here).rows("SELECT run_id, memory_bytes FROM snapshots WHERE after_task = 2"):
+        held[row["run_id"]] = row["memory_bytes"]
+    more = sum(sizes[key] for key in trees[1]["memory"])
+    assert held[summary.run_id] - held[without.run_id] == pytest.approx(more, abs=200)  # the table's own padding
+
+
+@pytest.mark.parametrize("method", ["slda", "joint"])
+def test_references_run_beside(here, method):
+    summary = update(here, make_recipe(method=method, epochs=6, lr=5e-3))
+    assert summary.promoted == [f"{summary.run_id}/001", f"{summary.run_id}/002"]
+    assert average(here, summary.run_id)["last_accuracy"] > 0.5
+
+
+def test_the_last_snapshot_can_be_measured_again_with_the_labels_of_today(here):
+    recipe = make_recipe(method="slda")
+    with pytest.raises(PalimpsestError, match="has learnt nothing yet: run `palimpsest update hand`"):
+        evaluate(here, recipe)
+    update(here, recipe)
+    kept = predictions(here)
+    rows = evaluate(here, recipe)
+    assert predictions(here) == kept
+    assert {row["after_task"] for row in rows} == {2}
+
+    def accuracy() -> float:
+        found = {(row["split"], row["protocol"], row["modalities"]): row for row in evaluate(here, recipe)}
+        return found["test", "classifier", "all"]["step_accuracy"]
+
+    before = accuracy()
+    (sample,) = Ledger(here).rows("SELECT * EXCLUDE recorded_at FROM samples WHERE split = 'test' ORDER BY key LIMIT 1")
+    assert [row["predicted"] for row in kept if row["key"] == sample["key"] and row["modalities"] == "all"] == [
+        "ant"
+    ] * 4
+    Ledger(here).append("samples", [sample | {"labels": ["bee"]}])
+    assert accuracy() == pytest.approx(before - 1 / 4 / 2)  # one of four test samples of one of two tasks
+
+
+def test_a_corrected_sample_among_the_exemplars_stops_nothing(here):
+    recipe = make_recipe(method="finetune", memory=5, **FAST)
+    with pytest.raises(Stopped):
+        update(here, recipe, progress=stop_at(2, 1))
+    (row,) = Ledger(here).rows("SELECT run_id FROM runs")
+    key = snapshots(here, row["run_id"])[0]["memory"][0]
+    (sample,) = Ledger(here).rows("SELECT * EXCLUDE recorded_at FROM samples WHERE key = ?", [key])
+    Ledger(here).append("samples", [sample | {"split": "val"}])
+    assert update(here, recipe).learned == ["cat+dog"]
+    assert key not in snapshots(here, row["run_id"])[1]["memory"]
+
+
+@pytest.mark.parametrize("method", ["crossmodal-moe", "finetune", "slda"])
+def test_a_modality_missing_in_most_samples(tmp_path, method):
+    rare = lambda label, number: {"imu"} if number > 3 else set()  # noqa: E731
+    splits = ("train", "train", "val", "test")
+    lake = make_lake(tmp_path, labels=CLASSES[:4], numbers=range(16), lacks=rare, splits=splits)
+    summary = update(lake, make_recipe(method=method, epochs=2))
+    assert len(summary.promoted) == 2
+    subsets = Ledger(lake).rows("SELECT modalities, count(*) AS n FROM predictions WHERE split = 'val' GROUP BY ALL")
+    counted = {row["modalities"]: row["n"] for row in subsets}
+    assert counted["imu"] < counted["text"] == counted["all"]
+    assert all(0 <= row["confidence"] <= 1 + 1e-6 for row in predictions(lake))  # NaN is not
+
+
+def test_a_modality_that_no_sample_has_is_left_out(tmp_path):
+    lake = make_lake(tmp_path, ("text",), labels=CLASSES[:2])
+    update(lake, make_recipe(modalities=("imu", "text"), **FAST))
+    assert Ledger(lake).rows("SELECT modalities FROM runs") == [{"modalities": ["text"]}]
+
+
+def test_the_same_classes_in_one_domain_after_the_other(tmp_path):
+    lake = make_lake(tmp_path, labels=CLASSES[:3], domain="EN")
+    arrive(lake, labels=CLASSES[:3], domain="DE")
+    definition = {"scenario": "domain-incremental", "by": "domain", "order": ["EN", "DE"]}
+    summary = update(lake, make_recipe(stream=definition))
+    assert summary.learned == ["EN", "DE"]
+    tree = snapshots(lake, summary.run_id)[-1]
+    assert tree["index"][0] == list(CLASSES[:3])
+    assert len(tree["index"][1]) == 6
+    assert average(lake, summary.run_id)["last_accuracy"] > 0.8
+
+
+def test_it_learns_more_and_forgets_less_than_plain_fine_tuning(tmp_path):
+    lake = make_lake(tmp_path)
+    recipe = make_recipe(epochs=4)
+    own = average(lake, update(lake, recipe).run_id)
+    plain = average(lake, update(lake, recipe, method="finetune").run_id)
+    assert own["average_accuracy"] > plain["average_accuracy"] + 0.2
+    assert own["forgetting"] < plain["forgetting"] / 2
+    assert plain["forgetting"] > 0.3
