@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,8 +35,16 @@ class Run:
 
 
 def device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one; on a CPU one thread, unless ``OMP_NUM_THREADS`` says otherwise.
+
+    Small models lose more to two threads that wait for each other than they gain, and a run resumes bit-identical only
+    under the number of threads that it began with.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    return torch.device("cpu")
 
 
 def run(recipe: Recipe, *, method: str | None, seed: int, overridden: bool) -> Run:

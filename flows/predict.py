@@ -86,12 +86,11 @@ def _rows(
         batch = trainer.features.encode([sample])
         if not batch.presence.any():
             raise PalimpsestError(f"{path} has none of the modalities {', '.join(recipe.learner.backbones)}")
-        confidence, best = trainer.method.predict(batch).softmax(1).max(1)
+        spaces = trainer.method.embed(batch)
+        confidence, best = trainer.method.predict(batch, spaces).softmax(1).max(1)
         there = [m for m, mask in batch.masks.items() if mask.any()]
         space = there[0] if len(there) == 1 and len(batch.masks) > 1 else "fused"
-        similarity, ids = trainer.anchors.search(
-            space, trainer.method.embed(batch)[space].detach().cpu().numpy(), neighbours
-        )
+        similarity, ids = trainer.anchors.search(space, spaces[space].detach().cpu().numpy(), neighbours)
         anchors = trainer.anchors.rows(ids[0]).to_pylist()
         nearest = [
             f"{anchor['label']} {cosine:.2f} {sources.get(anchor['recording'], anchor['recording'])}"

@@ -51,8 +51,10 @@ def _of_split(
             part = batch.only(chosen)
             there = part.presence.any(1)
             space = chosen[0] if len(chosen) == 1 and name != "all" else "fused"
-            confidence, best = method.predict(part).softmax(1).max(1)
-            nearest, share = anchors.knn(space, method.embed(part)[space].cpu().numpy(), NEIGHBOURS)
+            spaces = method.embed(part)
+            confidence, best = method.predict(part, spaces).softmax(1).max(1)
+            if known := len(anchors.ids(space)) > 0:  # of a modality that training never met there are none
+                nearest, share = anchors.knn(space, spaces[space].cpu().numpy(), NEIGHBOURS)
             for i, example in enumerate(members):
                 if not there[i]:
                     continue
@@ -64,6 +66,7 @@ def _of_split(
                     "label": example.label,
                 }
                 by_head = {"predicted": classes[int(best[i])], "confidence": float(confidence[i])}
-                by_anchor = {"predicted": nearest[i], "confidence": float(share[i])}
                 yield {**row, "protocol": "classifier", **by_head}
-                yield {**row, "protocol": "retrieval", **by_anchor}
+                if known:
+                    by_anchor = {"predicted": nearest[i], "confidence": float(share[i])}
+                    yield {**row, "protocol": "retrieval", **by_anchor}

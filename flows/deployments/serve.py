@@ -205,8 +205,8 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _named_in_profile(url: str) -> Iterator[None]:
-    """Write `url` into the active Prefect profile for as long as the block runs, unless it says so already."""
-    if "PREFECT_API_URL" in os.environ:
+    """Write `url` into the active Prefect profile for as long as the block runs, unless that is said already."""
+    if "PREFECT_API_URL" in os.environ or load_current_profile().settings.get(PREFECT_API_URL) == url:
         yield
         return
     update_current_profile({PREFECT_API_URL: url})

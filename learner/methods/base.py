@@ -68,8 +68,8 @@ class Method(Protocol):
     def end_task(self, task: Task) -> None:
         """Consolidate."""
 
-    def predict(self, batch: Batch) -> Tensor:
-        """Scores ``[B, C]`` whose softmax is the confidence."""
+    def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Scores ``[B, C]`` whose softmax is the confidence; `spaces` is what `embed` gave, where that is at hand."""
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Representations ``[B, d]`` by space: one a modality, and ``fused``."""

@@ -144,12 +144,12 @@ class CrossModalMoE:
         self._freeze_and_grow(outputs)
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Tensor:
+    def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
         """Scores ``[B, C]``: a class scores as the log-sum of its groups' likelihoods."""
-        output = self.network(batch)
+        fused = (spaces or self.embed(batch))[FUSED]
         if not self.params.refit:
-            return output.logits
-        features = {**{str(m): pooled for m, pooled in batch.pooled.items()}, FUSED: output.fused}
+            return self.network.head(fused)
+        features = {**{str(m): pooled for m, pooled in batch.pooled.items()}, FUSED: fused}
         by_group = self.readout.scores(features, self._spaces(batch.presence))
         owner = self._owner[: by_group.shape[1]]
         classes = [by_group[:, owner == c].logsumexp(1) for c in range(int(owner.max()) + 1)]
@@ -238,9 +238,11 @@ class CrossModalMoE:
         for name, adapter in self.network.adapters.items():
             mass = torch.zeros(len(adapter.experts))
             for output in outputs:
+                if name not in output.routing:
+                    continue
                 gates, chosen = output.routing[name]
                 mass.scatter_add_(0, chosen.flatten().cpu(), gates.flatten().cpu())
-            self._routing[name] = (mass / mass.sum()).tolist()
+            self._routing[name] = (mass / mass.sum().clamp_min(1e-12)).tolist()
             by_influence = [e for e in mass.argsort(descending=True, stable=True).tolist() if mass[e] > 0]
             adapter.experts.freeze(by_influence[: self.params.freeze])
             if self.params.freeze and (short := self.params.spare - len(adapter.experts.trainable)) > 0:

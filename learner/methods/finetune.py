@@ -54,9 +54,9 @@ class Finetune:
     def end_task(self, task: Task) -> None:
         """Nothing."""
 
-    def predict(self, batch: Batch) -> Tensor:
+    def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
         """The head's logits ``[B, C]``."""
-        return self.network(batch).logits
+        return self.network.head((spaces or self.embed(batch))["fused"])
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Modality representations and the fused one."""

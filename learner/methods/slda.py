@@ -43,7 +43,7 @@ class SLDA:
         if len(task.val):
             self.readout.calibrate(*self._statistics(task.val), owner=torch.arange(len(self.context.index.classes)))
 
-    def predict(self, batch: Batch) -> Tensor:
+    def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
         """Log-likelihoods ``[B, C]`` up to a constant."""
         features = {str(m): pooled for m, pooled in batch.pooled.items()}
         return self.readout.scores(features, batch.presence).to(self.context.device)

@@ -69,14 +69,15 @@ class MMEncoder(nn.Module):
             noise: standard normal ``[B, E]`` for the routers while training, None in evaluation.
 
         Returns:
-            Pooled representations (zeros where a modality is missing) and the routing of every adapter.
+            Pooled representations (zeros where a modality is missing) and the routing of every adapter that had work.
         """
-        h, encoded = dict(batch.tokens), Encoded({})
+        there = {m: b for m, b in self.backbones.items() if batch.masks[m].any()}  # the others cost nothing
+        h, encoded = {m: batch.tokens[m] for m in there}, Encoded({})
         for stage in range(self.stages):
             context = {m: self.context[m](h[m]) for m in h} if len(h) > 1 else {}
-            for m, backbone in self.backbones.items():
+            for m, backbone in there.items():
                 mask = batch.masks[m]
-                others = [o for o in self.backbones if o != m]
+                others = [o for o in there if o != m]
                 y = torch.cat([h[m].new_zeros(len(batch), 0, self.context_dim), *(context[o] for o in others)], 1)
                 y_mask = torch.cat([mask[:, :0], *(batch.masks[o] for o in others)], 1)
                 *before, last = (backbone.blocks[i] for i in self.groups[m][stage])
@@ -88,5 +89,6 @@ class MMEncoder(nn.Module):
                 h[m] = x + last.feed(x) + added
                 encoded.routing[f"{m}-{stage}"] = (gates, chosen)
         for m, backbone in self.backbones.items():
-            encoded.pooled[m] = backbone.pool(h[m], batch.masks[m])
+            pooled = backbone.pool(h[m], batch.masks[m]) if m in there else torch.zeros_like(batch.pooled[m])
+            encoded.pooled[m] = pooled
         return encoded

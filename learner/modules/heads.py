@@ -42,8 +42,8 @@ class GaussianSpace:
     """Streaming linear discriminant analysis in one feature space (after Hayes & Kanan 2020).
 
     Every group (a class, or a class in one domain) is a Gaussian; all share one covariance S. With m_g a group's mean,
-    x scores m_g' S^-1 x - m_g' S^-1 m_g / 2. The correlations of S are shrunk by the oracle-approximating rule of Chen et
-    al. (2010). All arithmetic is float64 on the CPU.
+    x scores m_g' S^-1 x - m_g' S^-1 m_g / 2. The correlations of S are shrunk by the oracle-approximating rule of Chen
+    et al. (2010). All arithmetic is float64 on the CPU.
 
     Args:
         width: d.

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def learned(lake: Lake) -> Ledger:
-    """A stream of two tasks, learned by two methods; the first one is champion, its second task was refused at first."""
+    """A stream of two tasks, learned by two methods; the first is champion, its second task was refused at first."""
     ledger = Ledger(lake)
     stream = {"stream": "toy", "dataset": "toys", "scenario": "class-incremental", "definition": "{}"}
     ledger.append("streams", [stream])

@@ -114,7 +114,9 @@ class Prefect:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a killed server ends with its parent on Linux alone")
-def test_a_deployment_runs_and_serve_outlives_its_own_death(tmp_path: Path, lake: Lake, folder: Path) -> None:
+def test_deployments_run_serve_leaves_nothing_behind_and_recovers_what_was_left(
+    tmp_path: Path, lake: Lake, folder: Path
+) -> None:
     prefect = Prefect(tmp_path / "prefect", lake)
     with prefect.served() as (process, _):
         prefect.run("deployment", "run", "ingest/folder", "--param", f"source={folder}", "--watch")
@@ -134,18 +136,16 @@ def test_a_deployment_runs_and_serve_outlives_its_own_death(tmp_path: Path, lake
         for state in ("PENDING", "RUNNING"):
             prefect.ask(f"flow_runs/{stuck}/set_state", {"state": {"type": state}, "force": False})
         assert prefect.ask(f"deployments/{nightly['id']}")["global_concurrency_limit"]["active_slots"] == 1
-        process.kill()
-        process.communicate()
-
-    with prefect.served() as (process, said):
-        assert "runs that a killed process left behind, marked as crashed now: 1" in said
-        assert prefect.ask(f"flow_runs/{stuck}")["state"]["type"] == "CRASHED"
-        assert prefect.ask(f"deployments/{nightly['id']}")["global_concurrency_limit"]["active_slots"] == 0
-        prefect.run("deployment", "run", "update/nightly", "--watch")
         assert f"127.0.0.1:{prefect.port}" in (prefect.home / "profiles.toml").read_text()
         process.send_signal(signal.SIGTERM)
         process.communicate()  # until the last process that holds its output is gone
         assert process.returncode == 0
     assert "127.0.0.1" not in (prefect.home / "profiles.toml").read_text()
-    with socket.socket() as gone:
-        assert gone.connect_ex(("127.0.0.1", prefect.port)) != 0
+    with socket.socket() as server:
+        assert server.connect_ex(("127.0.0.1", prefect.port)) != 0
+
+    with prefect.served() as (_, said):
+        assert "runs that a killed process left behind, marked as crashed now: 1" in said
+        assert prefect.ask(f"flow_runs/{stuck}")["state"]["type"] == "CRASHED"
+        assert prefect.ask(f"deployments/{nightly['id']}")["global_concurrency_limit"]["active_slots"] == 0
+        prefect.run("deployment", "run", "update/nightly", "--watch")

@@ -47,7 +47,7 @@ def test_a_training_step_agrees_with_the_cpu(here, monkeypatch):
 def two_steps(trainer: Trainer, data: stream.StreamData, device: str, head: torch.Tensor | None) -> dict[str, object]:
     task = trainer.task(2, data.names[2], data.tasks[2])
     groups = trainer.method.begin_task(task)
-    parameter = trainer.method.network.head.weight
+    parameter = trainer.method.modules.get_parameter("head.weight")
     if head is None:
         found: dict[str, object] = {"head": parameter.detach().clone()}
     else:

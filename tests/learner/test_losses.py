@@ -56,9 +56,10 @@ def test_preservation_is_the_mean_divergence_of_the_rows():
 
 def test_preservation_leaves_the_teacher_alone():
     student, teacher, anchors = randn(6, 5).requires_grad_(), randn(6, 5).requires_grad_(), randn(6, 7, 5)
-    (preservation(to_anchors(student, anchors), to_anchors(teacher, anchors)) + preservation(
-        in_batch(student), in_batch(teacher)
-    )).backward()
+    (
+        preservation(to_anchors(student, anchors), to_anchors(teacher, anchors))
+        + preservation(in_batch(student), in_batch(teacher))
+    ).backward()
     assert teacher.grad is None or not teacher.grad.any()
     assert student.grad.isfinite().all()
     assert student.grad.any()

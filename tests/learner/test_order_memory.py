@@ -44,9 +44,7 @@ def test_replay_reaches_everything_and_differs_from_step_to_step():
 
 def examples(label: str, count: int, domain: str = "") -> list[Example]:
     entry = Entry("", 0, 1, "")
-    return [
-        Example(f"{domain}{label}{i}", "d", f"r{i}", label, domain, (), "s", "s.tar", entry) for i in range(count)
-    ]
+    return [Example(f"{domain}{label}{i}", "d", f"r{i}", label, domain, (), "s", "s.tar", entry) for i in range(count)]
 
 
 def counts(memory: list[Example]) -> Counter[str]:

@@ -45,12 +45,21 @@ def textbook(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> np.ndarray:
     return test @ weight - 0.5 * (means.T * weight).sum(0)
 
 
-def test_it_is_linear_discriminant_analysis_on_complete_data():
+@pytest.mark.parametrize("space", ["a", "b"])
+def test_a_space_is_read_by_linear_discriminant_analysis(space):
     features, groups = make_data()
     test, _ = make_data(20, seed=5)
-    expected = textbook(torch.cat([*features.values()], 1).numpy(), groups.numpy(), torch.cat([*test.values()], 1).numpy())
-    scores = fitted(features, ALL, groups).scores(test, ALL.expand(20, -1))
+    one = torch.ones(1, 1, dtype=torch.bool)
+    scores = fitted({space: features[space]}, one, groups).scores({space: test[space]}, one.expand(20, -1))
+    expected = textbook(features[space].numpy(), groups.numpy(), test[space].numpy())
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-5)
+
+
+def test_the_evidence_of_the_spaces_adds_up():
+    features, groups = make_data()
+    both, there = fitted(features, ALL, groups), ALL.expand(60, -1)
+    parts = [both.scores(features, there & torch.tensor(only)) for only in ([True, False], [False, True])]
+    torch.testing.assert_close(both.scores(features, there), parts[0] + parts[1])
 
 
 def test_a_stream_in_pieces_gives_what_all_at_once_gives():
@@ -60,9 +69,7 @@ def test_a_stream_in_pieces_gives_what_all_at_once_gives():
     for part in (slice(0, 25), slice(25, 26), slice(26, 60)):
         some = {space: v[part] for space, v in features.items()}
         pieces.update(some, ALL.expand(len(groups[part]), -1), groups[part])
-    torch.testing.assert_close(
-        pieces.scores(features, ALL.expand(60, -1)), whole.scores(features, ALL.expand(60, -1))
-    )
+    torch.testing.assert_close(pieces.scores(features, ALL.expand(60, -1)), whole.scores(features, ALL.expand(60, -1)))
 
 
 def test_later_groups_join_without_moving_earlier_means():
@@ -72,13 +79,11 @@ def test_later_groups_join_without_moving_earlier_means():
         mine = groups == g
         readout.update({s: v[mine] for s, v in features.items()}, ALL.expand(int(mine.sum()), -1), groups[mine])
     whole = fitted(features, ALL, groups)
-    torch.testing.assert_close(
-        readout.scores(features, ALL.expand(60, -1)), whole.scores(features, ALL.expand(60, -1))
-    )
+    torch.testing.assert_close(readout.scores(features, ALL.expand(60, -1)), whole.scores(features, ALL.expand(60, -1)))
 
 
 def test_a_space_that_a_sample_lacks_is_integrated_out():
-    """The marginal of a joint Gaussian is the Gaussian of that space: a readout fitted on it alone scores the same."""
+    """A readout that was fitted on the other space alone scores the same."""
     features, groups = make_data()
     both = fitted(features, ALL, groups)
     alone = fitted({"a": features["a"]}, torch.ones(1, 1, dtype=torch.bool), groups)
@@ -111,6 +116,40 @@ def test_spaces_never_seen_together_still_make_a_decision():
     scores = fitted(features, presence, groups).scores(features, ALL.expand(60, -1))
     assert scores.isfinite().all()
     assert (scores.argmax(1) == groups).float().mean() > 0.5
+
+
+def test_groups_that_a_space_never_met_are_neither_favoured_nor_ruled_out_by_it():
+    features, groups = make_data()
+    presence = torch.stack([torch.ones(60, dtype=torch.bool), groups != 2], 1)
+    readout = fitted(features, presence, groups)
+    scores = readout.scores(features, torch.tensor([[False, True]]).expand(60, -1))
+    assert scores.shape == (60, 3)
+    torch.testing.assert_close(scores[:, 2], scores[:, :2].mean(1))
+
+
+def test_held_out_samples_tell_how_far_a_space_can_be_trusted():
+    """Space b, fitted on its own noise, is sure and wrong; held-out classes cool it and the honest space decides."""
+    rng = torch.Generator().manual_seed(0)
+    groups, owner = torch.arange(40) % 2, torch.arange(2)
+
+    def draw() -> dict[str, Tensor]:
+        noise = torch.randn(40, 34, generator=rng, dtype=torch.float64)
+        return {"a": noise[:, :4] + 1.2 * groups[:, None], "b": noise[:, 4:]}
+
+    readout, held_out, test, here = fitted(draw(), ALL, groups), draw(), draw(), ALL.expand(40, -1)
+
+    def surprise() -> float:
+        return float(torch.nn.functional.cross_entropy(readout.scores(test, here), groups))
+
+    before = surprise()
+    alone = readout.scores(test, torch.tensor([[True, False]]).expand(40, -1))
+    readout.calibrate(held_out, here, groups, owner)
+    assert surprise() < 0.8 * before
+    cooled = readout.scores(test, torch.tensor([[True, False]]).expand(40, -1))
+    torch.testing.assert_close(cooled.argmax(1), alone.argmax(1))  # by itself a space decides as before
+    again = readout.scores(test, here)
+    readout.calibrate(held_out, here, torch.full((40,), -1), owner)  # classes nobody knows teach nothing
+    assert torch.equal(readout.scores(test, here), again)
 
 
 def test_a_sample_with_nothing_gets_no_opinion():

@@ -18,7 +18,7 @@ from store.anchors import AnchorStore
 from store.lake import Lake
 from store.snapshots import load_snapshot
 from store.types import Modality, PalimpsestError
-from tests.learner.handmade import CLASSES, copied, make_lake, make_recipe, make_trainer, same
+from tests.learner.handmade import CLASSES, SPLITS, copied, make_lake, make_recipe, make_trainer, same
 
 FAST = {"epochs": 2, "batch_size": 6}
 
@@ -56,7 +56,8 @@ def digest(trainer: Trainer) -> str:
 
 def events(trainer: Trainer) -> list[dict[str, Any]]:
     rows = trainer.ledger.rows(
-        "SELECT detail FROM events WHERE kind = 'learned' AND starts_with(subject, ?) ORDER BY subject", [trainer.run_id]
+        "SELECT detail FROM events WHERE kind = 'learned' AND starts_with(subject, ?) ORDER BY subject",
+        [trainer.run_id],
     )
     return [json.loads(row["detail"]) for row in rows]
 
@@ -74,7 +75,7 @@ def test_the_same_run_in_two_lakes_is_the_same_bits_and_another_seed_is_not(four
     for place, seed in (("one", 0), ("two", 0), ("three", 1)):
         lake = copied(four, tmp_path / place)
         torch.rand(len(place))  # what was drawn before must not matter
-        trainer, data = make_trainer(lake, make_recipe(memory=4, **FAST), seed=seed)
+        trainer, data = make_trainer(lake, make_recipe(memory=4, epochs=1, batch_size=6), seed=seed)
         found.append([load_snapshot(lake, name) for name in learn_all(trainer, data)])
     assert same(found[0], found[1])
     assert not same(found[0][0]["method"], found[2][0]["method"])
@@ -180,6 +181,23 @@ def test_a_sample_is_measured_only_by_what_it_has(tmp_path):
     )
     found = {(row["modalities"], row["split"]): row["n"] for row in counted}
     assert found == {("all", "val"): 4, ("imu", "val"): 4, ("text", "val"): 4, ("all", "test"): 4, ("text", "test"): 4}
+
+
+@pytest.mark.parametrize("method", ["crossmodal-moe", "finetune", "slda"])
+def test_a_modality_met_for_the_first_time_after_training_does_no_harm(tmp_path, method):
+    """No training sample has inertial signals, all the others have."""
+    train = {number for number in range(10) if SPLITS[number % 5] == "train"}
+    lake = make_lake(tmp_path, labels=CLASSES[:2], lacks=lambda label, number: {"imu"} if number in train else set())
+    trainer, data = make_trainer(lake, make_recipe(method=method, epochs=4, lr=5e-3))
+    task = trainer.task(1, data.names[1], data.tasks[1])
+    trainer.method.begin_task(task)
+    trainer.method.end_task(task)
+    with torch.no_grad():
+        for batch in task.test.batches():
+            assert trainer.method.predict(batch).isfinite().all()
+            assert trainer.method.predict(batch.only([Modality.IMU])).isfinite().all()
+    trainer.learn(task)
+    assert not trainer.ledger.rows("SELECT 1 FROM predictions WHERE isnan(confidence)")
 
 
 @pytest.mark.parametrize(
