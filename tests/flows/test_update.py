@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +57,29 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "Settings", partial(Settings, checkpoint_every=3))
 
 
+@cache
+def ledger(lake: Lake) -> Ledger:
+    """One connection a lake: it sees every new row, and opening another takes a while."""
+    return Ledger(lake)
+
+
 def snapshots(lake: Lake, run_id: str) -> list[dict[str, Any]]:
-    rows = Ledger(lake).rows("SELECT snapshot_id FROM snapshots WHERE run_id = ? ORDER BY after_task", [run_id])
+    rows = ledger(lake).rows("SELECT snapshot_id FROM snapshots WHERE run_id = ? ORDER BY after_task", [run_id])
     return [load_snapshot(lake, row["snapshot_id"]) for row in rows]
 
 
 def predictions(lake: Lake) -> list[dict[str, Any]]:
-    return Ledger(lake).rows("SELECT * EXCLUDE recorded_at FROM predictions ORDER BY ALL")
+    return ledger(lake).rows("SELECT * EXCLUDE recorded_at FROM predictions ORDER BY ALL")
 
 
 def outcome(lake: Lake, run_id: str) -> list[Any]:
     """All that a run left behind, but for the times."""
-    rows = Ledger(lake).rows("SELECT * EXCLUDE recorded_at FROM snapshots ORDER BY ALL")
+    rows = ledger(lake).rows("SELECT * EXCLUDE recorded_at FROM snapshots ORDER BY ALL")
     return [snapshots(lake, run_id), predictions(lake), rows]
 
 
 def average(lake: Lake, run_id: str, split: str = "test") -> dict[str, Any]:
-    (row,) = Ledger(lake).rows(
+    (row,) = ledger(lake).rows(
         "FROM stream_summary WHERE run_id = ? AND split = ? AND protocol = 'classifier' AND modalities = 'all'",
         [run_id, split],
     )
@@ -96,14 +102,14 @@ def test_it_learns_all_tasks_and_then_has_nothing_to_do(here):
     first = update(here, recipe, progress=lambda *about: told.append(about))
     assert (first.tasks, tuple(first.learned), first.refused) == (2, TASKS, [])
     assert first.promoted == [f"{first.run_id}/001", f"{first.run_id}/002"]
-    assert champions.champion(Ledger(here), "hand") == f"{first.run_id}/002"
+    assert champions.champion(ledger(here), "hand") == f"{first.run_id}/002"
     assert ("task 2/2 cat+dog", 2, 2) in told
     assert here.catalog.exists()
     before = outcome(here, first.run_id)
     second = update(here, recipe)
     assert second == UpdateSummary("hand", first.run_id, tasks=2)
     assert same(outcome(here, first.run_id), before)
-    (run,) = Ledger(here).rows("SELECT * FROM runs")
+    (run,) = ledger(here).rows("SELECT * FROM runs")
     assert (run["status"], run["trial"], run["modalities"]) == ("done", False, ["imu", "text"])
 
 
@@ -201,7 +207,7 @@ def test_two_updates_of_a_stream_at_once_are_refused(here):
 
 
 def manifests(lake: Lake) -> dict[str, str]:
-    return {row["task_name"]: row["manifest"] for row in Ledger(lake).rows("FROM tasks ORDER BY task")}
+    return {row["task_name"]: row["manifest"] for row in ledger(lake).rows("FROM tasks ORDER BY task")}
 
 
 def test_later_arrivals_form_further_tasks(here):
@@ -218,7 +224,7 @@ def test_later_arrivals_form_further_tasks(here):
     assert learnt == ["ant", "bee", "cat", "dog", "elk"]
     arrive(here, labels=("elk",), numbers=range(20, 25), splits=("test",))
     assert update(here, recipe).learned == []  # nothing to learn from yet
-    sizes = Ledger(here).rows("SELECT task_name, train, val, test FROM tasks WHERE task = 3")
+    sizes = ledger(here).rows("SELECT task_name, train, val, test FROM tasks WHERE task = 3")
     assert sizes == [{"task_name": "ant+bee#2", "train": 6, "val": 2, "test": 2}]
 
 
@@ -239,7 +245,7 @@ def test_an_empty_data_set_says_what_to_do(lake):
 def test_the_order_of_tasks_follows_its_seed(here, seed):
     definition = {"scenario": "class-incremental", "by": "label", "order_seed": seed}
     recipe = make_recipe(method="slda", stream=definition)
-    assert stream.seal(Ledger(here), recipe) == 4
+    assert stream.seal(ledger(here), recipe) == 4
     order = [CLASSES[i] for i in generator("tasks", seed).permutation(4)]
     assert list(manifests(here)) == order
 
@@ -248,9 +254,9 @@ def test_tasks_may_be_listed_or_ordered_by_hand(here):
     named = {"tasks": [{"name": "pets", "labels": ["dog", "cat"]}, {"name": "small", "labels": ["bee"]}]}
     one = make_recipe(name="one", stream={"scenario": "class-incremental", **named})
     other = make_recipe(name="other", stream={"scenario": "class-incremental", "by": "label", "order": ["dog", "bee"]})
-    assert stream.seal(Ledger(here), one) == 2
-    assert stream.seal(Ledger(here), other) == 4
-    rows = Ledger(here).rows("SELECT stream, list(task_name ORDER BY task) AS names FROM tasks GROUP BY 1 ORDER BY 1")
+    assert stream.seal(ledger(here), one) == 2
+    assert stream.seal(ledger(here), other) == 4
+    rows = ledger(here).rows("SELECT stream, list(task_name ORDER BY task) AS names FROM tasks GROUP BY 1 ORDER BY 1")
     assert [row["names"] for row in rows] == [["pets", "small"], ["dog", "bee", "ant", "cat"]]
 
 
@@ -264,7 +270,7 @@ def test_what_forgets_is_refused_and_the_champion_stays(here):
     assert first.promoted == [f"{first.run_id}/001"]
     assert len(first.refused) == 1
     assert f"{first.run_id}/002: forgets" in first.refused[0]
-    assert champions.champion(Ledger(here), "hand") == f"{first.run_id}/001"
+    assert champions.champion(ledger(here), "hand") == f"{first.run_id}/001"
     arrive(here, labels=("elk",))
     second = update(here, strict)  # it waits, and what comes after it waits too
     assert (second.learned, second.promoted) == ([], [])
@@ -272,8 +278,8 @@ def test_what_forgets_is_refused_and_the_champion_stays(here):
     third = update(here, strict, retry=True)
     assert third.promoted == []
     assert "waits" not in third.refused[0]
-    assert champions.champion(Ledger(here), "hand") == f"{first.run_id}/001"
-    verdicts = Ledger(here).rows("SELECT verdict, figures FROM promotions ORDER BY promotion")
+    assert champions.champion(ledger(here), "hand") == f"{first.run_id}/001"
+    verdicts = ledger(here).rows("SELECT verdict, figures FROM promotions ORDER BY promotion")
     assert [row["verdict"] for row in verdicts] == ["promoted", "refused", "refused"]
     assert '"forgetting": ' in verdicts[1]["figures"]
     lenient = strict.model_copy(update={"gate": GateSpec(max_forgetting=1.0)})
@@ -282,12 +288,12 @@ def test_what_forgets_is_refused_and_the_champion_stays(here):
     assert fourth.learned == ["elk"]
 
 
-def measured(ledger: Ledger, right: dict[tuple[int, int], int]) -> None:
+def measured(book: Ledger, right: dict[tuple[int, int], int]) -> None:
     """Four val predictions a step and task, so many of them right."""
-    ledger.append("runs", [{"run_id": "r", "stream": "s", "method": "m", "seed": 0}])
+    book.append("runs", [{"run_id": "r", "stream": "s", "method": "m", "seed": 0}])
     for (after, on), hits in right.items():
         row = {"run_id": "r", "after_task": after, "on_task": on, "split": "val", "protocol": "classifier"}
-        ledger.append(
+        book.append(
             "predictions",
             [
                 row | {"modalities": "all", "key": str(i), "label": "a", "predicted": "a" if i < hits else "b"}
@@ -305,19 +311,19 @@ def measured(ledger: Ledger, right: dict[tuple[int, int], int]) -> None:
     ],
 )
 def test_the_gate_holds_a_step_against_its_bounds(lake, gate, passed, reason):
-    ledger = Ledger(lake)
-    measured(ledger, {(1, 1): 4, (2, 1): 3, (2, 2): 3})
-    verdict = judge(ledger, "r", 2, GateSpec(**gate))
+    book = ledger(lake)
+    measured(book, {(1, 1): 4, (2, 1): 3, (2, 2): 3})
+    verdict = judge(book, "r", 2, GateSpec(**gate))
     assert (verdict.passed, verdict.reason) == (passed, reason)
-    assert judge(ledger, "r", 1, GateSpec(max_forgetting=0.0, min_new_accuracy=1.0)).passed
+    assert judge(book, "r", 1, GateSpec(max_forgetting=0.0, min_new_accuracy=1.0)).passed
 
 
 def test_the_gate_never_reads_test(lake):
-    ledger = Ledger(lake)
-    measured(ledger, {(1, 1): 4})
+    book = ledger(lake)
+    measured(book, {(1, 1): 4})
     row = {"run_id": "r", "after_task": 1, "on_task": 1, "split": "test", "protocol": "classifier"}
-    ledger.append("predictions", [row | {"modalities": "all", "key": "x", "label": "a", "predicted": "b"}])
-    assert judge(ledger, "r", 1, GateSpec(min_new_accuracy=1.0)).passed
+    book.append("predictions", [row | {"modalities": "all", "key": "x", "label": "a", "predicted": "b"}])
+    assert judge(book, "r", 1, GateSpec(min_new_accuracy=1.0)).passed
 
 
 @pytest.mark.parametrize(
@@ -328,8 +334,8 @@ def test_the_gate_never_reads_test(lake):
 def test_a_trial_is_never_promoted(here, departure):
     summary = update(here, make_recipe(method="slda", **FAST), **departure)
     assert (summary.learned, summary.promoted, summary.refused) == (list(TASKS), [], [])
-    assert champions.champion(Ledger(here), "hand") is None
-    assert Ledger(here).rows("SELECT trial FROM runs") == [{"trial": True}]
+    assert champions.champion(ledger(here), "hand") is None
+    assert ledger(here).rows("SELECT trial FROM runs") == [{"trial": True}]
 
 
 @pytest.mark.parametrize("setting", ["learner.epochs=1", "gate.max_forgetting=0.5"])
@@ -338,7 +344,7 @@ def test_a_trial_is_a_run_of_its_own(here, setting):
     recipe = make_recipe(method="slda", **FAST)
     summary = update(here, recipe)
     update(here, recipe, overrides=[setting])
-    rows = Ledger(here).rows("SELECT trial FROM runs WHERE run_id = ?", [summary.run_id])
+    rows = ledger(here).rows("SELECT trial FROM runs WHERE run_id = ?", [summary.run_id])
     assert rows == [{"trial": False}]
 
 
@@ -362,7 +368,7 @@ def test_exemplars_are_kept_within_the_budget_and_of_all_classes(here, method):
     assert [len(keys) for keys in kept] == [5, 5]
     assert {key[:3] for key in kept[0]} == {"ant", "bee"}
     assert {key[:3] for key in kept[1]} == set(CLASSES[:4])
-    train = {row["key"] for row in Ledger(here).rows("SELECT key FROM samples WHERE split = 'train'")}
+    train = {row["key"] for row in ledger(here).rows("SELECT key FROM samples WHERE split = 'train'")}
     assert set(kept[1]) <= train
 
 
@@ -388,10 +394,10 @@ def test_the_last_snapshot_can_be_measured_again_with_the_labels_of_today(here):
         return found["test", "classifier", "all"]["step_accuracy"]
 
     before = accuracy()
-    (sample,) = Ledger(here).rows("SELECT * EXCLUDE recorded_at FROM samples WHERE split = 'test' ORDER BY key LIMIT 1")
+    (sample,) = ledger(here).rows("SELECT * EXCLUDE recorded_at FROM samples WHERE split = 'test' ORDER BY key LIMIT 1")
     mine = [row for row in kept if row["key"] == sample["key"] and row["protocol"] == "classifier"]
     assert {row["predicted"] for row in mine if row["modalities"] == "all"} == {sample["labels"][0]} == {"ant"}
-    Ledger(here).append("samples", [sample | {"labels": ["bee"]}])
+    ledger(here).append("samples", [sample | {"labels": ["bee"]}])
     assert accuracy() == pytest.approx(before - 1 / 4 / 2)  # one of four test samples of one of two tasks
 
 
@@ -399,10 +405,10 @@ def test_a_corrected_sample_among_the_exemplars_stops_nothing(here):
     recipe = make_recipe(method="finetune", memory=5, **FAST)
     with pytest.raises(Stopped):
         update(here, recipe, progress=stop_at(2, 1))
-    (row,) = Ledger(here).rows("SELECT run_id FROM runs")
+    (row,) = ledger(here).rows("SELECT run_id FROM runs")
     key = snapshots(here, row["run_id"])[0]["memory"][0]
-    (sample,) = Ledger(here).rows("SELECT * EXCLUDE recorded_at FROM samples WHERE key = ?", [key])
-    Ledger(here).append("samples", [sample | {"split": "val"}])
+    (sample,) = ledger(here).rows("SELECT * EXCLUDE recorded_at FROM samples WHERE key = ?", [key])
+    ledger(here).append("samples", [sample | {"split": "val"}])
     assert update(here, recipe).learned == ["cat+dog"]
     assert key not in snapshots(here, row["run_id"])[1]["memory"]
 
@@ -414,7 +420,7 @@ def test_a_modality_missing_in_most_samples(tmp_path, method):
     lake = make_lake(tmp_path, labels=CLASSES[:4], numbers=range(16), lacks=rare, splits=splits)
     summary = update(lake, make_recipe(method=method, epochs=2))
     assert len(summary.promoted) == 2
-    subsets = Ledger(lake).rows("SELECT modalities, count(*) AS n FROM predictions WHERE split = 'val' GROUP BY ALL")
+    subsets = ledger(lake).rows("SELECT modalities, count(*) AS n FROM predictions WHERE split = 'val' GROUP BY ALL")
     counted = {row["modalities"]: row["n"] for row in subsets}
     assert counted["imu"] < counted["text"] == counted["all"]
     assert all(0 <= row["confidence"] <= 1 + 1e-6 for row in predictions(lake))  # NaN is not
@@ -423,7 +429,7 @@ def test_a_modality_missing_in_most_samples(tmp_path, method):
 def test_a_modality_that_no_sample_has_is_left_out(tmp_path):
     lake = make_lake(tmp_path, ("text",), labels=CLASSES[:2])
     update(lake, make_recipe(modalities=("imu", "text"), **FAST))
-    assert Ledger(lake).rows("SELECT modalities FROM runs") == [{"modalities": ["text"]}]
+    assert ledger(lake).rows("SELECT modalities FROM runs") == [{"modalities": ["text"]}]
 
 
 def test_the_same_classes_in_one_domain_after_the_other(tmp_path):

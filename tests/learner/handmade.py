@@ -146,7 +146,12 @@ def make_trainer(lake: Lake, recipe: Recipe, device: str = "cpu", **settings: An
     one = build.run(recipe, method=None, seed=0, overridden=False)
     one = replace(one, settings=replace(one.settings, **settings))
     there = {m for examples in data.shards.values() for example in examples for m in example.modalities}
-    row: dict[str, Any] = {"run_id": one.run_id, "stream": recipe.name, "scenario": recipe.stream.scenario, "digest": one.digest}
+    row: dict[str, Any] = {
+        "run_id": one.run_id,
+        "stream": recipe.name,
+        "scenario": recipe.stream.scenario,
+        "digest": one.digest,
+    }
     row |= {"method": one.settings.method, "seed": one.settings.seed, "trial": one.trial}
     ledger.append("runs", [row | {"modalities": [m for m in recipe.learner.backbones if Modality(m) in there]}])
     trainer = build.trainer(lake, ledger, recipe, one, snapshot=None, past=())
