@@ -24,7 +24,7 @@ def fit_drift(old: Tensor, new: Tensor, *, ridge: float = 1e-2) -> tuple[Tensor,
     start, end = old.mean(0), new.mean(0)
     x, y = old - start, new - end
     scatter = x.T @ x
-    pull = ridge * scatter.trace() * eye(len(scatter), dtype=x.dtype, device=x.device)
+    pull = (ridge * scatter.trace() + 1e-12) * eye(len(scatter), dtype=x.dtype, device=x.device)  # never singular
     matrix = linalg.solve(scatter + pull, x.T @ y + pull).T
     left = y - x @ matrix.T
     return matrix, end - matrix @ start, left.T @ left / len(left)

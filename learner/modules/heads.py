@@ -53,7 +53,7 @@ class GaussianSpace:
         self.counts = torch.zeros(0, dtype=torch.float64)  # [G]
         self.means = torch.zeros(0, width, dtype=torch.float64)  # [G, d]
         self.scatter = torch.zeros(width, width, dtype=torch.float64)  # within groups
-        self.doubt = torch.zeros(width, width, dtype=torch.float64)  # covariance of what drift left uncertain
+        self.doubt: Tensor = torch.zeros(0, 0, dtype=torch.float64)  # [d, d] once the space drifts: what that left open
         self.surprise = torch.zeros(len(_TEMPERATURES), dtype=torch.float64)  # of held-out classes, by temperature
         self._solved: tuple[Tensor, Tensor] | None = None
 
@@ -84,7 +84,8 @@ class GaussianSpace:
         matrix, offset = matrix.double().cpu(), offset.double().cpu()
         self.means = torch.where(self.counts[:, None] > 0, self.means @ matrix.T + offset, self.means)
         self.scatter = matrix @ self.scatter @ matrix.T
-        self.doubt = matrix @ self.doubt @ matrix.T + residual.double().cpu()
+        former = matrix @ self.doubt @ matrix.T if len(self.doubt) else 0.0
+        self.doubt = former + residual.double().cpu()
         self._solved = None
 
     @property
@@ -96,7 +97,7 @@ class GaussianSpace:
         """Log-likelihoods up to a constant, ``[n, d]`` -> ``[n, G]``; a group never met here scores average."""
         if self._solved is None:
             freedom = (self.counts.sum() - (self.counts > 0).sum()).clamp_min(1)
-            covariance = self.scatter / freedom + self.doubt
+            covariance = self.scatter / freedom + (self.doubt if len(self.doubt) else 0.0)
             deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
             correlation = covariance / deviation[:, None] / deviation
             shrinkage = _oas(correlation, float(self.counts.sum()))

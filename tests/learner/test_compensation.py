@@ -39,6 +39,14 @@ def test_what_it_has_not_seen_stays_put():
     torch.testing.assert_close(matrix[:2, :2], 2 * torch.eye(2, dtype=torch.float64), atol=0.1, rtol=0)
 
 
+def test_where_nothing_varies_the_map_is_a_shift():
+    old = torch.ones(4, 3, dtype=torch.float64)
+    matrix, offset, residual = fit_drift(old, old + 2)
+    torch.testing.assert_close(matrix, torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(offset, torch.full((3,), 2.0, dtype=torch.float64))
+    assert not residual.any()
+
+
 def test_the_residual_is_the_covariance_of_the_noise():
     old = torch.randn(4000, 3, dtype=torch.float64)
     noise = torch.randn(4000, 3, dtype=torch.float64) * torch.tensor([0.1, 0.5, 1.0])
