@@ -69,16 +69,22 @@ def run(recipe: Recipe, *, method: str | None, seed: int, overridden: bool) -> R
     return Run(f"{recipe.name}-{chosen}-s{seed}-{digest}", digest, trial, settings)
 
 
+def modalities(ledger: Ledger, recipe: Recipe, one: Run) -> list[str]:
+    """What a run looks at: those of the recipe's modalities that its data set had when the run began."""
+    if begun := ledger.rows("SELECT modalities FROM runs WHERE run_id = ?", [one.run_id]):
+        return begun[0]["modalities"]
+    rows = ledger.rows(
+        "SELECT DISTINCT unnest(modalities) AS modality FROM samples WHERE dataset = ?", [recipe.dataset]
+    )
+    return [name for name in recipe.learner.backbones if name in {row["modality"] for row in rows}]
+
+
 def trainer(
     lake: Lake, ledger: Ledger, recipe: Recipe, one: Run, *, snapshot: str | None, past: Sequence[Example]
 ) -> Trainer:
-    """A trainer for `one` that goes on from `snapshot`; `past` are the samples of the tasks learnt so far.
-
-    A run keeps the modalities that its data set had when it began; the recipe may name backbones for more.
-    """
+    """A trainer for `one` that goes on from `snapshot`; `past` are the samples of the tasks learnt so far."""
     where = device()
-    rows = ledger.rows("SELECT modalities FROM runs WHERE run_id = ?", [one.run_id])
-    names = {modality: recipe.learner.backbones[modality] for modality in rows[0]["modalities"]}
+    names = {modality: recipe.learner.backbones[modality] for modality in modalities(ledger, recipe, one)}
     models = registry.backbones(names, lake, where)
     features = TrunkFeatures(lake, models, trunk_depths(models, one.settings.stages), where)
     return Trainer(

@@ -77,20 +77,22 @@ def predict(
 def _rows(
     ledger: Ledger, recipe: Recipe, trainer: Trainer, samples: Sequence[tuple[Path, Sample]], neighbours: int
 ) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if not samples:
+        return rows
     sources = {
         row["recording"]: row["source_path"]
         for row in ledger.rows("SELECT recording, source_path FROM recordings WHERE dataset = ?", [recipe.dataset])
     }
-    for path, sample in samples:
-        batch = trainer.features.encode([sample])
-        if not batch.presence.any():
-            raise PalimpsestError(f"{path} has none of the modalities {', '.join(recipe.learner.backbones)}")
-        spaces = trainer.method.embed(batch)
-        confidence, best = trainer.method.predict(batch, spaces).softmax(1).max(1)
-        there = [m for m, mask in batch.masks.items() if mask.any()]
+    batch = trainer.features.encode([sample for _, sample in samples])
+    spaces = trainer.method.embed(batch)
+    confidence, best = trainer.method.predict(batch, spaces).softmax(1).max(1)
+    for i, (path, sample) in enumerate(samples):
+        there = [m for m, mask in batch.masks.items() if mask[i].any()]
+        if not there:
+            raise PalimpsestError(f"{path} has none of the modalities {', '.join(batch.masks)}")
         space = there[0] if len(there) == 1 and len(batch.masks) > 1 else "fused"
-        similarity, ids = trainer.anchors.search(space, spaces[space].detach().cpu().numpy(), neighbours)
+        similarity, ids = trainer.anchors.search(space, spaces[space][i : i + 1].detach().cpu().numpy(), neighbours)
         anchors = trainer.anchors.rows(ids[0]).to_pylist()
         nearest = [
             f"{anchor['label']} {cosine:.2f} {sources.get(anchor['recording'], anchor['recording'])}"
@@ -102,8 +104,8 @@ def _rows(
                 "file": str(path),
                 "start_s": begin,
                 "end_s": round(begin + sample.meta["duration_s"], 3),
-                "label": trainer.index.classes[int(best)],
-                "confidence": round(float(confidence), 4),
+                "label": trainer.index.classes[int(best[i])],
+                "confidence": round(float(confidence[i]), 4),
                 "novelty": round(1 - float(similarity[0].max()), 4),
                 "nearest": "; ".join(nearest),
             }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class StreamData:
 
     Attributes:
         names: of the sealed tasks, by number.
-        tasks: their examples by split, in shard order; those without any modality of the recipe are left out.
+        tasks: their examples by split, in shard order; those without any modality of the run are left out.
         shards: every example of the data set under the shard it lies in, in shard order.
     """
 
@@ -72,7 +73,7 @@ def seal(ledger: Ledger, recipe: Recipe) -> int:
         ledger.append("streams", [row])
     sealed = ledger.rows("SELECT * FROM tasks WHERE stream = ? ORDER BY task", [recipe.name])
     open_samples = [sample for sample in samples if sample["task"] is None]
-    rounds = Counter(task["task_name"].rsplit("#", 1)[0] for task in sealed)
+    rounds = Counter(_base(task["task_name"]) for task in sealed)
     number = len(sealed)
     for name, predicate in _declared(recipe, samples, sealed):
         members = [sample for sample in open_samples if _matches(sample, predicate)]
@@ -87,18 +88,17 @@ def seal(ledger: Ledger, recipe: Recipe) -> int:
     return number
 
 
-def load(ledger: Ledger, recipe: Recipe) -> StreamData:
-    """The sealed tasks of the recipe's stream, and all that lies in their shards."""
+def load(ledger: Ledger, recipe: Recipe, modalities: Collection[str]) -> StreamData:
+    """The sealed tasks of the recipe's stream as a run on `modalities` sees them, and all that lies in their shards."""
     data = StreamData({}, {}, {})
     for row in ledger.rows("SELECT task, task_name FROM tasks WHERE stream = ? ORDER BY task", [recipe.name]):
         data.names[row["task"]] = row["task_name"]
         data.tasks[row["task"]] = {"train": [], "val": [], "test": []}
-    wanted = set(recipe.learner.backbones)
     rows = ledger.rows(_SAMPLES, {"stream": recipe.name, "dataset": recipe.dataset})
     for row in sorted(rows, key=lambda row: (row["shard"], row["offset"])):
         example = Example.from_row(row)
         data.shards.setdefault(example.shard, []).append(example)
-        if row["task"] in data.tasks and wanted & set(row["modalities"]):
+        if row["task"] in data.tasks and set(modalities) & set(row["modalities"]):
             data.tasks[row["task"]][row["split"]].append(example)
     return data
 
@@ -115,10 +115,15 @@ def _declared(
     order = [value for value in spec.order if value in seen] + sorted(seen - set(spec.order))
     if spec.order_seed is not None:
         order = [order[i] for i in generator("tasks", spec.order_seed).permutation(len(order))]
-    cut = [task["labels"] for task in sealed if "#" not in task["task_name"]]
+    cut = [task["labels"] for task in sealed if _base(task["task_name"]) == task["task_name"]]
     left = [value for value in order if not any(value in chunk for chunk in cut)]
     cut += [left[i : i + spec.per_task] for i in range(0, len(left), spec.per_task)]
     return [("+".join(chunk), {spec.by: set(chunk)}) for chunk in cut]
+
+
+def _base(name: str) -> str:
+    """A task's name without the number that later arrivals add."""
+    return re.sub(r"#\d+$", "", name)
 
 
 def _values(sample: dict[str, Any], column: str) -> list[str]:

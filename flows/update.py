@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from learner.data import Task
 from learner.trainer import Trainer
 from store import champions
 from store.catalog import write_catalog
-from store.lake import Lake, lock
+from store.lake import Lake, lock, sweep
 from store.ledger import Ledger
 from store.snapshots import snapshot_id
 from store.types import PalimpsestError
@@ -70,13 +71,15 @@ def update(
     recipe = override(recipe, overrides)
     one = build.run(recipe, method=method, seed=seed, overridden=bool(overrides))
     ledger = Ledger(lake)
-    try:
-        with lock(lake, f"update-{recipe.name}"):
-            summary = _update(lake, ledger, recipe, one, retry, progress)
-    except BlockingIOError as error:
-        raise PalimpsestError(
-            f"another update of stream {recipe.name} is running in {lake.root}: wait for it"
-        ) from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(lake, f"update-{recipe.name}"))
+        except BlockingIOError as error:
+            raise PalimpsestError(
+                f"another update of stream {recipe.name} is running in {lake.root}: wait for it"
+            ) from error
+        sweep(lake.run(one.run_id))
+        summary = _update(lake, ledger, recipe, one, retry, progress)
     write_catalog(lake)
     return summary
 
@@ -103,7 +106,9 @@ def evaluate(
     ledger = Ledger(lake)
     if not ledger.rows("SELECT 1 FROM snapshots WHERE run_id = ?", [one.run_id]):
         raise PalimpsestError(f"run {one.run_id} has learnt nothing yet: run `palimpsest update {recipe.name}`")
-    trainer, tasks = resume(lake, ledger, recipe, one, stream.load(ledger, recipe), progress)
+    trainer, tasks = resume(
+        lake, ledger, recipe, one, stream.load(ledger, recipe, build.modalities(ledger, recipe, one)), progress
+    )
     trainer.measure(tasks)
     return ledger.rows("FROM step_summary WHERE run_id = ? AND after_task = ?", [one.run_id, len(tasks)])
 
@@ -112,17 +117,23 @@ def _update(
     lake: Lake, ledger: Ledger, recipe: Recipe, one: build.Run, retry: bool, progress: Progress
 ) -> UpdateSummary:
     summary = UpdateSummary(recipe.name, one.run_id, stream.seal(ledger, recipe))
-    data = stream.load(ledger, recipe)
-    _record(ledger, recipe, one, data, "running")
+    modalities = build.modalities(ledger, recipe, one)
+    data = stream.load(ledger, recipe, modalities)
+    _record(ledger, recipe, one, modalities, "running")
     trainer, tasks = resume(lake, ledger, recipe, one, data, progress)
     for number, name in data.names.items():
         if number > len(tasks):
+            if not data.tasks[number]["train"]:
+                raise PalimpsestError(
+                    f"task {number} {name} has nothing that run {one.run_id} can learn from: its samples lack "
+                    f"{', '.join(modalities)}, and a run keeps those it began with. Rename the stream for a new run."
+                )
             tasks.append(trainer.task(number, name, data.tasks[number]))
             trainer.learn(tasks[-1], tasks[:-1], partial(progress, f"task {number}/{summary.tasks} {name}"))
             summary.learned.append(name)
         if not one.trial and not _pass_gate(lake, ledger, recipe, one, number, retry, summary):
             break
-    _record(ledger, recipe, one, data, "refused" if summary.refused else "done")
+    _record(ledger, recipe, one, modalities, "refused" if summary.refused else "done")
     return summary
 
 
@@ -169,10 +180,7 @@ def _pass_gate(
     return True
 
 
-def _record(ledger: Ledger, recipe: Recipe, one: build.Run, data: stream.StreamData, status: str) -> None:
-    former = ledger.rows("SELECT modalities FROM runs WHERE run_id = ?", [one.run_id])
-    there = {modality for examples in data.shards.values() for example in examples for modality in example.modalities}
-    modalities = former[0]["modalities"] if former else [m for m in recipe.learner.backbones if m in there]
+def _record(ledger: Ledger, recipe: Recipe, one: build.Run, modalities: list[str], status: str) -> None:
     row = {"run_id": one.run_id, "stream": recipe.name, "scenario": recipe.stream.scenario, "digest": one.digest}
     config = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
     settings = {"method": one.settings.method, "seed": one.settings.seed, "trial": one.trial}

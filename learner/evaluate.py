@@ -49,10 +49,10 @@ def _of_split(
         at += len(batch)
         for name, chosen in subsets(list(batch.masks)):
             part = batch.only(chosen)
-            there = part.presence.any(1)
+            there = part.presence.any(1).tolist()
             space = chosen[0] if len(chosen) == 1 and name != "all" else "fused"
             spaces = method.embed(part)
-            confidence, best = method.predict(part, spaces).softmax(1).max(1)
+            confidence, best = (column.tolist() for column in method.predict(part, spaces).softmax(1).max(1))
             if known := len(anchors.ids(space)) > 0:  # of a modality that training never met there are none
                 nearest, share = anchors.knn(space, spaces[space].cpu().numpy(), NEIGHBOURS)
             for i, example in enumerate(members):
@@ -65,7 +65,7 @@ def _of_split(
                     "key": example.key,
                     "label": example.label,
                 }
-                by_head = {"predicted": classes[int(best[i])], "confidence": float(confidence[i])}
+                by_head = {"predicted": classes[best[i]], "confidence": confidence[i]}
                 yield {**row, "protocol": "classifier", **by_head}
                 if known:
                     by_anchor = {"predicted": nearest[i], "confidence": float(share[i])}

@@ -78,10 +78,12 @@ class TrunkFeatures:
         )
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
-        """Samples that lie in no shard (a file to predict) as one batch; labels are -1."""
+        """Samples that lie in no shard (files to predict) as one batch; labels are -1."""
         tokens, masks, pooled = {}, {}, {}
+        pieces = [samples[i : i + COMPUTE_BATCH] for i in range(0, len(samples), COMPUTE_BATCH)]
         for modality in self.backbones:
-            length, h, out = self._run(modality, samples)
+            parts = [self._run(modality, piece) for piece in pieces]
+            length, h, out = (np.concatenate(column) for column in zip(*parts, strict=True))
             tokens[modality] = torch.from_numpy(h.astype(np.float32)).to(self.device)
             masks[modality] = (torch.arange(h.shape[1]) < torch.from_numpy(length)[:, None]).to(self.device)
             pooled[modality] = torch.from_numpy(out).to(self.device)

@@ -34,7 +34,7 @@ from store.lake import Lake
 from store.ledger import Ledger
 from store.policies import choose
 from store.snapshots import load_snapshot, save_snapshot, snapshot_id
-from store.types import Modality
+from store.types import Modality, PalimpsestError
 
 Progress = Callable[[int, int], None]
 
@@ -105,6 +105,13 @@ class Trainer:
         self.index.groups = [(label, domain) for label, domain in self.index.groups]
         known = {example.key: example for example in past}
         self.memory = [known[key] for key in state["memory"] if key in known] if state else []
+        digests = {str(m): f"{b.name} {b.digest}" for m, b in backbones.items()}
+        if state and state["backbones"] != digests:
+            raise PalimpsestError(
+                f"run {run_id} was learnt on other backbones, {state['backbones']}, than those found now, {digests}. "
+                f"Put the former weights back into {lake.backbones}, or begin a new run by renaming the stream."
+            )
+        self._digests = digests
         context = Context(backbones, settings.stages, self.index, self.anchors, device)
         self._seed_torch("init", 0)
         self.method = registry.method(settings.method, context, settings.params or {})
@@ -143,7 +150,7 @@ class Trainer:
         losses = self._train(task, train, groups, progress) if groups else {}
         self.method.end_task(task)
         self._add_anchors(task)
-        if settings.memory:
+        if settings.memory and self.method.scope == "task":
             self.memory = rehearse(
                 self.memory, task.train.examples, budget=settings.memory, seed=settings.seed, task=task.number
             )
@@ -172,7 +179,8 @@ class Trainer:
         total, start = per_epoch * settings.epochs, 0
         sums: dict[str, list[float]] = {}
         saved = load_checkpoint(self._checkpoint)
-        if saved and saved["parent"] == self.snapshot and saved["task"] == task.number and saved["total"] == total:
+        place = {"parent": self.snapshot, "task": task.number, "total": total, "threads": torch.get_num_threads()}
+        if saved and saved["place"] == place:
             self.method.load_state_dict(saved["method"])
             restore_optimizer(optimizer, saved["optimizer"])
             start, sums = saved["step"], {name: list(values) for name, values in saved["losses"].items()}
@@ -195,7 +203,7 @@ class Trainer:
                 means[epoch] += value.item() / per_epoch
             progress(step + 1, total)
             if (step + 1) % settings.checkpoint_every == 0 and step + 1 < total:
-                state = {"parent": self.snapshot, "task": task.number, "step": step + 1, "total": total, "losses": sums}
+                state = {"place": place, "step": step + 1, "losses": sums}
                 save_checkpoint(self._checkpoint, {**state, "method": self.method.state_dict()}, optimizer)
         return sums
 
@@ -227,7 +235,7 @@ class Trainer:
             "anchors": self.anchors.state(),
             "index": [self.index.classes, [list(group) for group in self.index.groups]],
             "memory": [example.key for example in self.memory],
-            "settings": {name: getattr(self.settings, name) for name in ("method", "seed", "stages")},
+            "backbones": self._digests,
         }
         return save_snapshot(
             self.lake,

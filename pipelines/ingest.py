@@ -353,7 +353,7 @@ def _in_order(batches: Sequence[Batch], workers: int) -> Iterator[Built]:
         return
     # Spawned, not forked: decoders and Arrow hold threads that a fork would leave locked.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(batches)), mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(min(workers, len(batches)), mp_context=context, initializer=follow_parent)
     try:
         yield from pool.map(build_shard, batches)
     except BrokenProcessPool as error:
@@ -365,7 +365,7 @@ def _in_order(batches: Sequence[Batch], workers: int) -> Iterator[Built]:
         pool.shutdown(cancel_futures=True)
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """End this worker when the driver dies, however it dies."""
     parent = multiprocessing.parent_process()
 

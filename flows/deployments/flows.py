@@ -26,8 +26,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.utilities.annotations import opaque
 
 from flows.recipe import Recipe, load_recipe, names
-from pipelines.ingest import Batch, Built, build_shard
-from pipelines.ingest import _follow_parent as follow_parent
+from pipelines.ingest import Batch, Built, build_shard, follow_parent
 from store.lake import Lake
 from store.ledger import Ledger
 from store.types import PalimpsestError, Seconds, slug

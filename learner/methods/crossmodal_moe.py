@@ -23,6 +23,7 @@ from learner.losses.preservation import in_batch, preservation, to_anchors
 from learner.methods.base import Context, ParameterGroup
 from learner.modules.heads import GaussianReadout
 from learner.modules.network import Network, NetworkShape, Output, router_noise
+from store.types import Modality
 
 FUSED = "fused"
 
@@ -87,7 +88,7 @@ class CrossModalMoE:
     @property
     def nbytes(self) -> int:
         """Statistics of the readout."""
-        return self.readout.nbytes if self.params.refit else 0
+        return self.readout.nbytes
 
     @property
     def modules(self) -> nn.Module:
@@ -97,7 +98,7 @@ class CrossModalMoE:
     def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Keep the model as it is now as the teacher, and make room in the head."""
         self.teacher = self.network.frozen_copy() if task.number > 1 else None
-        self._first_new = task.known
+        self._own = torch.tensor(sorted(set(self.context.index.numbers(task.train.examples)[0])))
         self.network.head.grow(len(self.context.index.classes))
         scale = self.params.plasticity if self.teacher is not None else 1.0
         return [{"params": self.network.trained_parameters(), "scale": scale}]
@@ -141,7 +142,7 @@ class CrossModalMoE:
             features, there, _ = self._statistics(held_out, [self.network(batch) for batch in held_out])
             classes = torch.cat([batch.labels for batch in held_out])
             self.readout.calibrate(features, there, classes, self._owner)
-        self._freeze_and_grow(outputs)
+        self._freeze_and_grow(batches, outputs)
 
     @torch.no_grad()
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -182,9 +183,10 @@ class CrossModalMoE:
 
     def _classification(self, output: Output, batch: Batch, *, alone: bool) -> Tensor:
         # Without rehearsal only the task's own classes compete: pushing down absent classes is what forgets them.
-        first = int(batch.labels.min()) if not alone else min(self._first_new, int(batch.labels.min()))
-        logits = output.logits[:, first:] if alone else output.logits
-        return F.cross_entropy(logits, batch.labels - (first if alone else 0))
+        if not alone:
+            return F.cross_entropy(output.logits, batch.labels)
+        own = self._own.to(batch.labels.device)
+        return F.cross_entropy(output.logits[:, own], torch.searchsorted(own, batch.labels))
 
     def _drop_modalities(self, batch: Batch, generator: torch.Generator) -> Batch:
         modalities = list(batch.masks)
@@ -234,14 +236,13 @@ class CrossModalMoE:
             if space == FUSED:
                 self.readout.transport(FUSED, matrix, offset, residual)
 
-    def _freeze_and_grow(self, outputs: list[Output]) -> None:
+    def _freeze_and_grow(self, batches: list[Batch], outputs: list[Output]) -> None:
         for name, adapter in self.network.adapters.items():
-            mass = torch.zeros(len(adapter.experts))
-            for output in outputs:
-                if name not in output.routing:
-                    continue
-                gates, chosen = output.routing[name]
-                mass.scatter_add_(0, chosen.flatten().cpu(), gates.flatten().cpu())
+            mass, modality = torch.zeros(len(adapter.experts)), Modality(name.rpartition("-")[0])
+            for batch, output in zip(batches, outputs, strict=True):
+                if name in output.routing:
+                    gates, chosen = (routed[batch.masks[modality].any(1)].cpu() for routed in output.routing[name])
+                    mass.scatter_add_(0, chosen.flatten(), gates.flatten())
             self._routing[name] = (mass / mass.sum().clamp_min(1e-12)).tolist()
             by_influence = [e for e in mass.argsort(descending=True, stable=True).tolist() if mass[e] > 0]
             adapter.experts.freeze(by_influence[: self.params.freeze])

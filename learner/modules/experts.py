@@ -19,7 +19,7 @@ class Experts(nn.Module):
     def __init__(self, *, dim: int, bottleneck: int, count: int):
         super().__init__()
         self.dim, self.bottleneck = dim, bottleneck
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)  # a scale that learns would move frozen experts
         self.down, self.up = nn.ParameterList(), nn.ParameterList()
         self.frozen: set[int] = set()
         self.grow(count)
@@ -34,10 +34,11 @@ class Experts(nn.Module):
 
     def grow(self, count: int) -> None:
         """Add `count` fresh experts."""
-        device = self.norm.weight.device
-        for _ in range(count):
-            self.down.append(nn.Parameter(torch.randn(self.dim, self.bottleneck, device=device) * self.dim**-0.5))
-            self.up.append(nn.Parameter(torch.zeros(self.bottleneck, self.dim, device=device)))
+        device = self.down[0].device if len(self.down) else None
+        for _ in range(count):  # drawn on the CPU, so that a seed means the same on every device
+            down, up = torch.randn(self.dim, self.bottleneck) * self.dim**-0.5, torch.zeros(self.bottleneck, self.dim)
+            self.down.append(nn.Parameter(down.to(device)))
+            self.up.append(nn.Parameter(up.to(device)))
 
     def freeze(self, experts: list[int]) -> None:
         """Stop `experts` from learning, for good; they can still be chosen."""

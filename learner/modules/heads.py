@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from store.types import PalimpsestError
+
 
 class CosineHead(nn.Module):
     """Scaled cosine to a learned vector per class; rows of earlier classes stay when it grows.
@@ -26,8 +28,8 @@ class CosineHead(nn.Module):
         """Have `classes` rows in all."""
         if classes == len(self.weight):
             return
-        fresh = torch.randn(classes - len(self.weight), self.weight.shape[1], device=self.weight.device)
-        self.weight = nn.Parameter(torch.cat([self.weight.detach(), F.normalize(fresh)]))
+        fresh = F.normalize(torch.randn(classes - len(self.weight), self.weight.shape[1])).to(self.weight.device)
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), fresh]))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, d]`` -> ``[B, C]``."""
@@ -208,9 +210,8 @@ def _oas(correlation: Tensor, samples: float) -> float:
 
 def _cholesky(matrix: Tensor) -> Tensor:
     """The factor of `matrix`, with a little more diagonal where it is singular."""
-    ridge, eye = 0.0, torch.eye(len(matrix), dtype=matrix.dtype)
-    while True:
-        factor, failed = torch.linalg.cholesky_ex(matrix + ridge * eye)
+    for ridge in (0.0, 1e-6, 1e-4, 1e-2, 1.0):
+        factor, failed = torch.linalg.cholesky_ex(matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype))
         if not failed:
             return factor
-        ridge = max(1e-6, ridge * 10)
+    raise PalimpsestError("the features of this stream are not finite: check its samples and the backbones' weights")

@@ -18,7 +18,7 @@ from learner.modules.experts import Experts
 from learner.modules.fusion import Fusion
 from learner.modules.heads import CosineHead
 from learner.modules.router import Router
-from store.types import Modality
+from store.types import Modality, PalimpsestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,12 @@ class NetworkShape:
     context_dim: int = 64
     dim: int = 128
     fused_dim: int = 256
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.experts:
+            raise PalimpsestError(
+                f"top_k is {self.top_k}: a sample uses at least 1 and at most all {self.experts} experts"
+            )
 
 
 @dataclass(slots=True)

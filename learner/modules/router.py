@@ -40,6 +40,6 @@ class Router(nn.Module):
 
     def grow(self, count: int) -> None:
         """Make room for `count` more experts; the columns there are stay as they are."""
-        extra = torch.randn(len(self.gate), count, device=self.gate.device) * len(self.gate) ** -0.5
+        extra = (torch.randn(len(self.gate), count) * len(self.gate) ** -0.5).to(self.gate.device)
         self.gate = nn.Parameter(torch.cat([self.gate.detach(), extra], 1))
         self.noise = nn.Parameter(torch.cat([self.noise.detach(), torch.zeros_like(extra)], 1))

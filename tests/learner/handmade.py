@@ -21,7 +21,7 @@ from learner.trainer import Trainer
 from store.lake import Lake, put
 from store.ledger import Ledger
 from store.shards import write_shard
-from store.types import Modality, Sample
+from store.types import Sample
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox")
 SPLITS = ("train", "train", "val", "train", "test")
@@ -142,18 +142,13 @@ def make_trainer(lake: Lake, recipe: Recipe, device: str = "cpu", **settings: An
     """A fresh trainer of the recipe's run with its features ready, and the sealed tasks that it can learn."""
     ledger = Ledger(lake)
     stream.seal(ledger, recipe)
-    data = stream.load(ledger, recipe)
     one = build.run(recipe, method=None, seed=0, overridden=False)
     one = replace(one, settings=replace(one.settings, **settings))
-    there = {m for examples in data.shards.values() for example in examples for m in example.modalities}
-    row: dict[str, Any] = {
-        "run_id": one.run_id,
-        "stream": recipe.name,
-        "scenario": recipe.stream.scenario,
-        "digest": one.digest,
-    }
-    row |= {"method": one.settings.method, "seed": one.settings.seed, "trial": one.trial}
-    ledger.append("runs", [row | {"modalities": [m for m in recipe.learner.backbones if Modality(m) in there]}])
+    modalities = build.modalities(ledger, recipe, one)
+    data = stream.load(ledger, recipe, modalities)
+    named = {"run_id": one.run_id, "stream": recipe.name, "scenario": recipe.stream.scenario, "digest": one.digest}
+    how = {"method": one.settings.method, "seed": one.settings.seed, "trial": one.trial}
+    ledger.append("runs", [{**named, **how, "modalities": modalities}])
     trainer = build.trainer(lake, ledger, recipe, one, snapshot=None, past=())
     trainer.features.prepare(data.shards)
     return trainer, data

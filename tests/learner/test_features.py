@@ -38,7 +38,7 @@ def here(tmp_path: Path) -> Lake:
 
 def load(lake: Lake) -> dict[str, list[Example]]:
     recipe = make_recipe(modalities=MODALITIES)
-    return stream.load(Ledger(lake), recipe).shards
+    return stream.load(Ledger(lake), recipe, recipe.learner.backbones).shards
 
 
 def open_features(lake: Lake) -> TrunkFeatures:

@@ -23,7 +23,8 @@ MODALITIES = ("imu", "text")
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory) -> list[Example]:
     lake = make_lake(tmp_path_factory.mktemp("pretrain"), MODALITIES, labels=("ant", "bee", "cat"), splits=("train",))
-    shards = stream.load(Ledger(lake), make_recipe(modalities=MODALITIES)).shards
+    recipe = make_recipe(modalities=MODALITIES)
+    shards = stream.load(Ledger(lake), recipe, MODALITIES).shards
     return [example for found in shards.values() for example in found]
 
 
