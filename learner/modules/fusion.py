@@ -25,6 +25,7 @@ class Fusion(nn.Module):
 
     def __init__(self, *, widths: Mapping[Modality, int], dim: int, fused_dim: int):
         super().__init__()
+        self.dim = dim
         self.project = nn.ModuleDict(
             {m: nn.Sequential(nn.LayerNorm(width), _small(nn.Linear(width, dim))) for m, width in widths.items()}
         )
@@ -52,7 +53,8 @@ class Fusion(nn.Module):
             fixed.append(F.linear(F.layer_norm(frozen[m], frozen[m].shape[1:]), self.get_buffer(f"skip_{m}")))
             fixed[-1] = fixed[-1] * presence[:, i, None]
             z[m] = F.normalize(fixed[-1] + self.project[m](pooled[m]) * presence[:, i, None])
-        fused = F.linear(torch.cat(fixed, 1), self.get_buffer("skip_fused")) + self.mlp(torch.cat(list(z.values()), 1))
+        joined = torch.cat(list(z.values()), 1) * self.dim**0.5  # back to unit variance
+        fused = F.linear(torch.cat(fixed, 1), self.get_buffer("skip_fused")) + self.mlp(joined)
         return z, F.normalize(fused)
 
 
