@@ -432,6 +432,28 @@ def test_a_modality_that_no_sample_has_is_left_out(tmp_path):
     assert ledger(lake).rows("SELECT modalities FROM runs") == [{"modalities": ["text"]}]
 
 
+def test_arrivals_in_a_modality_that_the_run_lacks_are_refused_and_nothing_is_lost(tmp_path):
+    lake = make_lake(tmp_path, ("text",), labels=CLASSES[:2])
+    recipe = make_recipe(modalities=("imu", "text"), **FAST)
+    first = update(lake, recipe)
+    arrive(lake, labels=CLASSES[2:4], modalities=("imu",))
+    with pytest.raises(PalimpsestError, match=r"task 2 cat\+dog has nothing .* can learn from: its samples lack text"):
+        update(lake, recipe)
+    assert champions.champion(ledger(lake), recipe.name) == first.promoted[-1]
+
+
+def test_other_weights_under_a_run_are_refused(here):
+    recipe = make_recipe(**FAST)
+    update(here, recipe)
+    file = here.backbones / "tiny-imu.safetensors"
+    before = file.read_bytes()
+    file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(PalimpsestError, match="was learnt on other backbones"):
+        update(here, recipe)
+    file.write_bytes(before)
+    assert update(here, recipe).learned == []
+
+
 def test_the_same_classes_in_one_domain_after_the_other(tmp_path):
     lake = make_lake(tmp_path, labels=CLASSES[:3], domain="EN")
     arrive(lake, labels=CLASSES[:3], domain="DE")
