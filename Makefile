@@ -11,6 +11,9 @@ PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+ifneq ($(origin EXTRAS) $(origin PIP_ARGS) $(origin PYTHON),file file file)
+.PHONY: $(STAMP)  # what is asked for on the command line is installed, whatever was before
+endif
 
 .PHONY: setup demo test lint types bench clean
 
@@ -21,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt infra/setup.sh
 	@touch $@
 
 demo: setup
-	$(BIN)/palimpsest demo
+	$(BIN)/palimpsest --lake lake-demo demo
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -1,1 +1,1 @@
-"""What people run: recipes, the command line, Prefect deployments, the report and the HTTP API."""
+"""What people run: recipes, the command line, Prefect deployments and the report."""

@@ -18,6 +18,7 @@ from learner.modules.encoder import trunk_depths
 from learner.trainer import Settings, Trainer
 from store.lake import Lake
 from store.ledger import Ledger
+from store.types import Modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def trainer(
 ) -> Trainer:
     """A trainer for `one` that goes on from `snapshot`; `past` are the samples of the tasks learnt so far."""
     where = device()
-    names = {modality: recipe.learner.backbones[modality] for modality in modalities(ledger, recipe, one)}
+    names = {modality: recipe.learner.backbones[Modality(modality)] for modality in modalities(ledger, recipe, one)}
     models = registry.backbones(names, lake, where)
     features = TrunkFeatures(lake, models, trunk_depths(models, one.settings.stages), where)
     return Trainer(

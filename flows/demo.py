@@ -10,6 +10,7 @@ from flows.update import update
 from pipelines.synthesize import synthesize
 from store.lake import Lake
 from store.ledger import Ledger
+from store.types import PalimpsestError
 
 STREAM = "samsemo"
 Progress = Callable[[str, int, int], None]
@@ -31,8 +32,16 @@ def demo(
         size: of the data set, as `palimpsest synthesize` takes it.
         say: takes the lines for people.
         progress: told what goes on, how far it is and how far it will go.
+
+    Raises:
+        PalimpsestError: the lake holds the real data set.
     """
     recordings = lake.root / "recordings" / STREAM
+    held = Ledger(lake).rows("SELECT source FROM datasets WHERE dataset = ? AND source IS NOT NULL", [STREAM])
+    if held and held[0]["source"] != str(recordings):
+        raise PalimpsestError(
+            f"{lake.root} holds {STREAM} recordings of your own: give the demo another, `palimpsest --lake DIR demo`"
+        )
     say(f"1  recordings in five languages -> {recordings}")
     if not recordings.exists():
         synthesize(STREAM, recordings, size=size, workers=len(os.sched_getaffinity(0)))

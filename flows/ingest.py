@@ -43,10 +43,11 @@ def ingest(
         run: builds the batches instead of local processes, such as a Prefect task runner.
 
     Raises:
-        PalimpsestError: there is no such recipe or folder, or the data set has another format.
+        PalimpsestError: there is no such recipe or folder, the data set's name leads out of the lake, or it
+            has another format.
     """
     recipe = load_recipe(dataset)
-    name = as_name or recipe.dataset
+    name = pipelines.ingest.checked_name(as_name or recipe.dataset)
     if shards is not None:
         lake = Lake(lake.root, shards)
     folder = set_source(lake, name, source) if source is not None else get_source(lake, name)

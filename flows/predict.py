@@ -11,7 +11,7 @@ from flows import build
 from flows.recipe import Recipe, load_recipe
 from learner.trainer import Trainer
 from pipelines.clip import cut_all
-from pipelines.readers.folder import Folder
+from pipelines.readers.folder import read_manifest
 from store import champions
 from store.lake import Lake
 from store.ledger import Ledger
@@ -48,8 +48,8 @@ def predict(
         neighbours: how many anchors to show.
 
     Returns:
-        Rows with ``file, start_s, end_s, label, confidence, novelty`` (1 less the cosine to the nearest anchor) and
-        ``nearest``: the anchors' label, cosine, and the source they come from.
+        Rows with ``file, start_s, end_s, label, confidence, novelty`` (1 less the cosine to the nearest anchor, None
+        without any) and ``nearest``: the anchors' label, cosine, and the source they come from.
 
     Raises:
         PalimpsestError: the stream has learnt nothing yet, or a file cannot be used.
@@ -61,12 +61,10 @@ def predict(
         raise PalimpsestError(f"stream {recipe.name} has no champion yet: run `palimpsest update {recipe.name}`")
     found = [(path, _recording(path, start, end), path.absolute().parent) for path in files]
     if manifest is not None:
-        found += [
-            (Path(r.name), r, manifest.absolute().parent) for r in Folder().recordings(manifest.absolute().parent)
-        ]
-    samples = [
-        (path, sample) for path, recording, folder in found for sample in cut_all(recording, recipe.format, folder)
-    ]
+        if not manifest.is_file():
+            raise PalimpsestError(f"no such file: {manifest}")
+        found += [(Path(r.name), r, manifest.absolute().parent) for r in read_manifest(manifest)]
+    samples = [(path, sample) for path, recording, folder in found for sample in _cut(path, recording, recipe, folder)]
     (run,) = ledger.rows("SELECT r.* FROM runs r JOIN snapshots USING (run_id) WHERE snapshot_id = ?", [snapshot])
     learnt = Recipe.model_validate_json(run["config"])  # what the champion learnt by; the recipe may say otherwise now
     one = build.run(learnt, method=run["method"], seed=run["seed"], overridden=False)
@@ -106,11 +104,18 @@ def _rows(
                 "end_s": round(begin + sample.meta["duration_s"], 3),
                 "label": trainer.index.classes[int(best[i])],
                 "confidence": round(float(confidence[i]), 4),
-                "novelty": round(1 - float(similarity[0].max()), 4),
+                "novelty": round(1 - float(similarity[0].max()), 4) if similarity.size else None,
                 "nearest": "; ".join(nearest),
             }
         )
     return rows
+
+
+def _cut(path: Path, recording: Recording, recipe: Recipe, folder: Path) -> list[Sample]:
+    try:
+        return cut_all(recording, recipe.format, folder)
+    except PalimpsestError as error:
+        raise PalimpsestError(f"{path}: {error}") from error
 
 
 def _recording(path: Path, start: Seconds | None, end: Seconds | None) -> Recording:

@@ -54,7 +54,7 @@ def pretrain(
             f"data set {dataset} holds no train samples in {lake.root}: make some with `palimpsest synthesize corpus "
             f"--out DIR`, then `palimpsest ingest folder --as {dataset} --source DIR`"
         )
-    examples = [Example.from_row(row) for row in rows]
+    examples = [Example.from_row(row | {"url": lake.resolve(row["url"])}) for row in rows]
     there = {modality for example in examples for modality in example.modalities}
     written = []
     for name in names or [name for name, spec in SPECS.items() if spec.modality in there]:

@@ -11,7 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.clip import ClipFormat
-from store.types import PalimpsestError
+from store.types import Modality, PalimpsestError
+
+NAME = r"^\w[\w.-]*$"
 
 
 class Part(BaseModel):
@@ -59,7 +61,7 @@ class StreamSpec(Part):
 class LearnerSpec(Part):
     """What learns, and how."""
 
-    backbones: dict[str, str] = Field(description="a backbone of the registry for each modality")
+    backbones: dict[Modality, str] = Field(description="a backbone of the registry for each modality")
     method: str = Field(default="crossmodal-moe", description="a method of learner.methods")
     epochs: int = Field(default=10, ge=1, description="passes over a task's samples")
     batch_size: int = Field(default=32, ge=1, description="samples a step")
@@ -83,8 +85,8 @@ class GateSpec(Part):
 class Recipe(Part):
     """All that is needed to go from recordings to a gated, learned stream."""
 
-    name: str = Field(description="the stream's name")
-    dataset: str = Field(description="the data set it reads, in the lake")
+    name: str = Field(pattern=NAME, description="the stream's name")
+    dataset: str = Field(pattern=NAME, description="the data set it reads, in the lake")
     reader: ReaderSpec = Field(description="how recordings are found")
     format: ClipFormat = Field(default_factory=ClipFormat, description="how samples are cut")
     group: Literal["label", "domain", "arrival", "none"] = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.ingest import checked_name
 from store.lake import Lake
 from store.ledger import Ledger
 from store.types import PalimpsestError
@@ -13,8 +14,9 @@ def set_source(lake: Lake, dataset: str, folder: Path | str) -> Path:
     """Remember `folder` as where the recordings of `dataset` lie; returns it, absolute.
 
     Raises:
-        PalimpsestError: there is no such folder.
+        PalimpsestError: there is no such folder, or `dataset` cannot name a data set.
     """
+    checked_name(dataset)
     path = Path(folder).expanduser().absolute()
     if not path.is_dir():
         raise PalimpsestError(f"no such folder: {path}")

@@ -96,7 +96,7 @@ def load(ledger: Ledger, recipe: Recipe, modalities: Collection[str]) -> StreamD
         data.tasks[row["task"]] = {"train": [], "val": [], "test": []}
     rows = ledger.rows(_SAMPLES, {"stream": recipe.name, "dataset": recipe.dataset})
     for row in sorted(rows, key=lambda row: (row["shard"], row["offset"])):
-        example = Example.from_row(row)
+        example = Example.from_row(row | {"url": ledger.lake.resolve(row["url"])})
         data.shards.setdefault(example.shard, []).append(example)
         if row["task"] in data.tasks and set(modalities) & set(row["modalities"]):
             data.tasks[row["task"]][row["split"]].append(example)
@@ -115,10 +115,10 @@ def _declared(
     order = [value for value in spec.order if value in seen] + sorted(seen - set(spec.order))
     if spec.order_seed is not None:
         order = [order[i] for i in generator("tasks", spec.order_seed).permutation(len(order))]
-    cut = [task["labels"] for task in sealed if _base(task["task_name"]) == task["task_name"]]
-    left = [value for value in order if not any(value in chunk for chunk in cut)]
-    cut += [left[i : i + spec.per_task] for i in range(0, len(left), spec.per_task)]
-    return [("+".join(chunk), {spec.by: set(chunk)}) for chunk in cut]
+    cut = [(task["task_name"], task["labels"]) for task in sealed if _base(task["task_name"]) == task["task_name"]]
+    left = [value for value in order if not any(value in chunk for _, chunk in cut)]
+    chunks = [left[i : i + spec.per_task] for i in range(0, len(left), spec.per_task)]
+    return [(name, {spec.by: set(chunk)}) for name, chunk in [*cut, *(("+".join(chunk), chunk) for chunk in chunks)]]
 
 
 def _base(name: str) -> str:

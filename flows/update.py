@@ -118,6 +118,11 @@ def _update(
 ) -> UpdateSummary:
     summary = UpdateSummary(recipe.name, one.run_id, stream.seal(ledger, recipe))
     modalities = build.modalities(ledger, recipe, one)
+    if not modalities:
+        raise PalimpsestError(
+            f"data set {recipe.dataset} has none of the modalities that the recipe names backbones for: "
+            f"{', '.join(recipe.learner.backbones)}"
+        )
     data = stream.load(ledger, recipe, modalities)
     _record(ledger, recipe, one, modalities, "running")
     trainer, tasks = resume(lake, ledger, recipe, one, data, progress)
@@ -169,13 +174,16 @@ def _pass_gate(
     if last and not retry:
         summary.refused.append(f"{snapshot}: {last[0]['reason']}; it waits for `--retry`")
         return False
+    in_use = champions.champion(ledger, recipe.name)
+    if in_use and in_use.rpartition("/")[0] != one.run_id and int(in_use.rpartition("/")[2]) > number:
+        return True  # a new run knows less than what is in use until it has caught up: it is judged from there on
     verdict = judge(ledger, one.run_id, number, recipe.gate)
     figures: dict[str, Any] = {"reason": verdict.reason, "figures": verdict.figures}
     if not verdict.passed:
         champions.refuse(lake, ledger, recipe.name, snapshot, **figures)
         summary.refused.append(f"{snapshot}: {verdict.reason}")
         return False
-    champions.promote(lake, ledger, recipe.name, snapshot, expected=champions.champion(ledger, recipe.name), **figures)
+    champions.promote(lake, ledger, recipe.name, snapshot, expected=in_use, **figures)
     summary.promoted.append(snapshot)
     return True
 

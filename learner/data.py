@@ -69,7 +69,6 @@ class Task:
         train: what is learnt from.
         val: for choices and the gate.
         test: for tables.
-        known: classes that were there before this task.
     """
 
     number: int
@@ -77,4 +76,3 @@ class Task:
     train: Examples
     val: Examples
     test: Examples
-    known: int

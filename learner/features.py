@@ -8,7 +8,7 @@ cache, so a cold and a warm cache give identical bits.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from store.lake import Lake, new_folder
 from store.types import Modality, Sample
 
 COMPUTE_BATCH = 32
+MAX_OPEN = 256  # memory maps, each of which holds a file descriptor
 Progress = Callable[[int], None]
 
 
@@ -93,9 +94,12 @@ class TrunkFeatures:
     def _row(self, modality: Modality, example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         folder = self.folder(modality, example.shard)
         if folder not in self._open:
-            arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("length", "tokens", "pooled")]
+            if len(self._open) >= MAX_OPEN:
+                self._open.pop(next(iter(self._open)))
+            length, pooled = np.load(folder / "length.npy"), np.load(folder / "pooled.npy")
+            states = np.load(folder / "tokens.npy", mmap_mode="r")
             keys = (folder / "keys.txt").read_text().split()
-            self._open[folder] = (arrays[0], arrays[1], arrays[2], {key: i for i, key in enumerate(keys)})
+            self._open[folder] = (length, states, pooled, {key: i for i, key in enumerate(keys)})
         length, states, pooled, index = self._open[folder]
         return length, states, pooled, index[example.key]
 
@@ -139,17 +143,3 @@ class TrunkFeatures:
                 trunk = h
         pooled = backbone.pool(h, mask)
         return length[:n], trunk[:n].half().cpu().numpy(), pooled[:n].float().cpu().numpy()
-
-
-def by_shard(examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """Examples under the shard they lie in, in shard order."""
-    shards: dict[str, list[Example]] = defaultdict(list)
-    for example in sorted(examples, key=lambda e: (e.shard, e.entry.offset)):
-        shards[example.shard].append(example)
-    return dict(shards)
-
-
-def chunks(size: int, batch_size: int) -> Iterator[np.ndarray]:
-    """``range(size)`` in consecutive pieces of at most `batch_size`."""
-    for start in range(0, size, batch_size):
-        yield np.arange(start, min(size, start + batch_size))

@@ -121,10 +121,9 @@ class Trainer:
 
     def task(self, number: int, name: str, splits: Mapping[str, Sequence[Example]]) -> Task:
         """A task over this run's features and class numbers; its training classes are numbered now."""
-        known = len(self.index.classes)
         self.index.add(splits["train"])
         train, val, test = (Examples(self.features, splits[split], self.index) for split in ("train", "val", "test"))
-        return Task(number, name, train, val, test, known)
+        return Task(number, name, train, val, test)
 
     def learn(self, task: Task, earlier: Sequence[Task] = (), progress: Progress = lambda done, total: None) -> str:
         """Learn `task`, measure and keep a snapshot; a checkpoint of this very task is taken up where it stopped.
@@ -155,11 +154,12 @@ class Trainer:
                 self.memory, task.train.examples, budget=settings.memory, seed=settings.seed, task=task.number
             )
         self.measure([*earlier, task])
+        name = snapshot_id(self.run_id, task.number)
+        detail = {"loss": losses, "samples": len(train), **self.method.explain()}
+        event = {"event": f"learned {name}", "kind": "learned", "subject": name, "detail": json.dumps(detail)}
+        self.ledger.append("events", [{**event, "seconds": time.monotonic() - begun}])
         self.snapshot = self._save(task)
         drop_checkpoint(self._checkpoint)
-        detail = {"loss": losses, "samples": len(train), **self.method.explain()}
-        event = {"event": f"learned {self.snapshot}", "kind": "learned", "subject": self.snapshot}
-        self.ledger.append("events", [{**event, "detail": json.dumps(detail), "seconds": time.monotonic() - begun}])
         return self.snapshot
 
     @property

@@ -278,7 +278,7 @@ class _Signals:
 
     def _decode_frames(self, spans: list[tuple[Seconds, Seconds]]) -> dict[Seconds, bytes]:
         """The JPEG shown at every time that a clip wants one."""
-        if self._video is None and not self._stills:
+        if not spans or (self._video is None and not self._stills):
             return {}
         targets = np.array(sorted({t for start, end in spans for t in _centres(start, end, self.format.frames)}))
         encoded: dict[int, bytes] = {}

@@ -11,9 +11,10 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -24,12 +25,11 @@ from pipelines.clip import ClipFormat, below, cut_all, source_path
 from pipelines.quality import Unfit
 from pipelines.readers import Reader, draw_split
 from store.catalog import write_catalog
-from store.lake import Lake, lock, put, sweep
+from store.lake import Lake, exists, lock, put, sweep
 from store.ledger import Ledger
 from store.shards import write_shard
 from store.types import Clip, PalimpsestError, Recording, Seconds, clip_key, slug
 
-GROUPS = ("label", "domain", "arrival", "none")
 BATCH_RECORDINGS, BATCH_CLIPS, BATCH_BYTES = 128, 512, 128 << 20
 COMMIT_EVERY: Seconds = 5.0
 
@@ -77,7 +77,7 @@ class Plan:
     """What a run has to do and what it need not.
 
     Attributes:
-        batches: shards to build, those that a killed run left over first.
+        batches: shards to build, those that a killed run left over, or that were lost since, first.
         resumed: how many of them those are.
         known: recordings that are already in the data set.
         relabelled: samples whose label, domain, arrival or split has changed since.
@@ -142,9 +142,11 @@ def ingest(
         run: builds the batches and yields results in their order, instead of `workers` processes.
 
     Raises:
-        PalimpsestError: the source is absent, another ingest of `dataset` is running, or it has another format.
+        PalimpsestError: `dataset` is no such name, the source is absent, another ingest of `dataset` is running, or
+            it has another format.
     """
     begun = time.monotonic()
+    checked_name(dataset)
     source = source.expanduser().absolute()
     if not source.is_dir():
         raise PalimpsestError(f"no such folder: {source}. Give the folder of {dataset}'s recordings with --source.")
@@ -184,6 +186,20 @@ def ingest(
     )
 
 
+def checked_name(dataset: str) -> str:
+    """`dataset` itself, which names folders in the lake and may not lead out of it.
+
+    Raises:
+        PalimpsestError: it is no such name.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", dataset):
+        raise PalimpsestError(
+            f"a data set cannot be called {dataset!r}: begin with a letter or digit, and use only letters, digits, "
+            "_, - and dots. Give another name with --as NAME, or in the recipe's `dataset`."
+        )
+    return dataset
+
+
 def plan(
     ledger: Ledger,
     reader: Reader,
@@ -202,17 +218,18 @@ def plan(
     """
     digest = format_digest(format, reader)
     claim = _claim(ledger, dataset, reader, format, digest)
-    held = _Held(ledger, dataset)
-    pending = ledger.rows(
-        "SELECT * FROM batches WHERE dataset = ? AND batch NOT IN (SELECT batch FROM shards WHERE dataset = ?) "
-        "ORDER BY position",
-        [dataset, dataset],
-    )
+    shards = ledger.rows("SELECT shard, batch, url FROM shards WHERE dataset = ?", [dataset])
+    # A shard that was lost is not finished: its batch is built again. One of nothing but failures has no file.
+    finished = [row for row in shards if not row["url"] or exists(ledger.lake.resolve(row["url"]))]
+    held = _Held(ledger, dataset, {row["shard"] for row in finished})
+    batches = ledger.rows("SELECT * FROM batches WHERE dataset = ? ORDER BY position", [dataset])
+    built = {row["batch"] for row in finished}
+    pending = [row for row in batches if row["batch"] not in built]
     awaited = {recording for row in pending for recording in row["recordings"]}
     known = duplicates = skipped = 0
     found: dict[str, Item] = {}
     refused: list[Row] = []
-    corrections: dict[str, list[Row]] = {"samples": [], "recordings": []}
+    corrections: dict[str, list[Row]] = {"samples": [], "recordings": [], "quarantined": []}
     identities = _Identities(ledger.lake, dataset)
     for position, recording in enumerate(reader.recordings(source)):
         if limit is not None and position >= limit and not awaited - found.keys():
@@ -232,27 +249,29 @@ def plan(
             if recording.name == held.recordings.get(item.id, {}).get("name"):
                 found[item.id] = item  # a copy that sorts first does not take the name
             continue
-        failed_as, reason = held.quarantine.get(recording.name, (None, None))
-        if reason and failed_as == item.id and item.id not in awaited and not retry_quarantined:
-            skipped += 1
-            continue
         found[item.id] = item
     identities.save()
     fresh = []
     for item in found.values():
-        if item.id not in held.recordings:
+        failed_as, reason = held.quarantine.get(item.recording.name, (None, None))
+        if item.id in held.recordings:
+            known += 1
+            wanting = held.correct(item, corrections, format.min_s)
+            if not wanting:
+                if reason:  # what failed is no longer wanted
+                    corrections["quarantined"].append(_quarantined(dataset, item.recording, item.id, None))
+                continue
+            item = replace(item, recording=replace(item.recording, clips=wanting), again=True)
+        if reason and failed_as == item.id and item.id not in awaited and not retry_quarantined:
+            skipped += 1
+        else:
             fresh.append(item)
-            continue
-        known += 1
-        if wanting := held.correct(item, corrections, format.min_s):
-            fresh.append(replace(item, recording=replace(item.recording, clips=wanting), again=True))
     todo = {item.id: item for item in fresh}
     left_over = [
         _batch(ledger.lake, dataset, row["batch"], row["slug"], source, format, [todo.pop(i) for i in ids])
         for row in pending
         if (ids := [i for i in row["recordings"] if i in todo])
     ]
-    first = len(ledger.rows("SELECT batch FROM batches WHERE dataset = ?", [dataset]))
     planned = []
     for items in _chunks(sorted(todo.values(), key=lambda item: (_group(item, group), item.id))):
         ends = dict.fromkeys((_group(items[0], group), _group(items[-1], group)))
@@ -264,7 +283,7 @@ def plan(
     ledger.append("quarantined", refused)
     for table, rows in corrections.items():
         ledger.append(table, rows)
-    _record(ledger, dataset, planned, first)
+    _record(ledger, dataset, planned, len(batches))
     return Plan(
         batches=(*left_over, *planned),
         resumed=len(left_over),
@@ -317,6 +336,8 @@ def commit(ledger: Ledger, built: Sequence[Built]) -> None:
         rows = [row for one in built for row in one.rows[table]]
         if table == "quarantined":  # only what once failed can be mended
             rows = [row for row in rows if row["reason"] or (row["dataset"], row["name"]) in wounds]
+        if table == "shards":
+            rows = [row | {"url": ledger.lake.relative(row["url"])} if "url" in row else row for row in rows]
         ledger.append(table, rows)
 
 
@@ -394,14 +415,13 @@ def _claim(ledger: Ledger, dataset: str, reader: Reader, format: ClipFormat, dig
 class _Held:
     """What the ledger knows of a data set."""
 
-    def __init__(self, ledger: Ledger, dataset: str):
+    def __init__(self, ledger: Ledger, dataset: str, finished: Container[str]):
         def load(table: str) -> list[Row]:
             return ledger.rows(f"SELECT * EXCLUDE recorded_at FROM {table} WHERE dataset = ?", [dataset])
 
-        finished = {row["shard"] for row in load("shards")}
         self.samples: dict[str, dict[str, Row]] = {}
         for row in load("samples"):
-            if row["shard"] in finished:  # what a kill left half committed is built again
+            if row["shard"] in finished:  # what a kill left half committed is built again, and so is what was lost
                 self.samples.setdefault(row["recording"], {})[row["key"]] = row
         self.recordings = {row["recording"]: row for row in load("recordings") if row["recording"] in self.samples}
         self.quarantine = {row["name"]: (row["recording"], row["reason"]) for row in load("quarantined")}
@@ -410,8 +430,9 @@ class _Held:
         """Note what is now said otherwise of a known recording; returns its clips that have never been cut."""
         recording, rows, wanting = item.recording, self.samples[item.id], []
         labels: dict[str, list[str]] = {}
+        named = {clip_key(item.id, clip.start_s, clip.end_s) for clip in recording.clips if clip.end_s is not None}
         for clip in recording.clips or (Clip(),):
-            keys = _keys(rows, item.id, clip) if recording.clips else list(rows)
+            keys = _keys(rows, item.id, clip, named) if recording.clips else list(rows)
             for key in keys:
                 labels.setdefault(key, []).extend(clip.labels or recording.labels)
             if not keys and (clip.end_s is None or clip.end_s - clip.start_s >= min_s):
@@ -423,7 +444,7 @@ class _Held:
                 corrections["samples"].append(now)
         held = self.recordings[item.id]
         now = held | common | {"labels": _all_labels(recording), "name": recording.name}
-        now |= {"source_path": source_path(recording)}
+        now |= {"source_path": source_path(recording), "language": recording.language}
         if now != held:
             corrections["recordings"].append(now)
         return tuple(wanting)
@@ -447,18 +468,21 @@ class _Identities:
         sizes, marks, root = 0, [str(source)], source.resolve()
         for modality, track in sorted(recording.tracks.items()):
             marks.append(f"{modality} {track.path} {track.offset} {track.length} {track.text!r}")
-            for path in _files(source / track.path) if track.path else ():
-                name = below(path, source)
-                try:
+            name = str(track.path)
+            try:
+                for path in _files(source / track.path) if track.path else ():
+                    name = below(path, source)
                     if not path.resolve().is_relative_to(root):
                         raise Unfit(f"{name} leads out of the data set's folder")
                     stat = path.stat()
-                except (OSError, ValueError) as error:
-                    raise Unfit(f"no such file: {name}") from error
-                if not stat.st_size:
-                    raise Unfit(f"the file is empty: {name}")
-                sizes += track.length or stat.st_size
-                marks.append(f"{name} {stat.st_size} {stat.st_mtime_ns}")
+                    if not stat.st_size:
+                        raise Unfit(f"the file is empty: {name}")
+                    sizes += track.length or stat.st_size
+                    marks.append(f"{name} {stat.st_size} {stat.st_mtime_ns}")
+            except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+                raise Unfit(f"no such file: {name}") from error
+            except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+                raise Unfit(f"cannot be read: {name} ({getattr(error, 'strerror', None) or error})") from error
         mark = hashlib.sha256("\n".join(marks).encode()).hexdigest()[:32]
         try:
             identity = self._known.get(mark) or recording.content_id(source)
@@ -479,12 +503,19 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
-def _keys(known: Mapping[str, Row], recording_id: str, clip: Clip) -> list[str]:
-    """The known samples that `clip` names; one that reaches the recording's end is known by its start."""
+def _keys(known: Mapping[str, Row], recording_id: str, clip: Clip, named: Container[str]) -> list[str]:
+    """The known samples that `clip` means; one that reaches the recording's end is known by its start.
+
+    `named` are the keys of clips that say their end, which an open one means only where both end alike.
+    """
     if clip.end_s is not None:
         return [key for key in [clip_key(recording_id, clip.start_s, clip.end_s)] if key in known]
     start = clip_key(recording_id, clip.start_s, 0.0).rsplit("-", 1)[0]
-    return [key for key in known if key.rsplit("-", 1)[0] == start]
+    keys = [key for key in known if key.rsplit("-", 1)[0] == start]
+    # Where both end alike they became one sample, which bears the labels of both.
+    return [key for key in keys if key not in named] or [
+        key for key in keys if clip.labels and set(clip.labels) <= set(known[key]["labels"])
+    ]
 
 
 def _all_labels(recording: Recording) -> list[str]:

@@ -196,9 +196,11 @@ class AnchorStore:
             ValueError: the embeddings do not fit the space or are not finite.
         """
         positions = _positions(self.ids(space), ids)
-        if len(np.unique(positions)) == len(self.ids(space)) == len(positions):
-            self._vectors[space] = np.empty((len(positions), np.shape(vectors)[1]), np.float32)
-        self._vectors[space][positions] = self._unit(space, vectors, len(positions))
+        whole = len(np.unique(positions)) == len(self.ids(space)) == len(positions)
+        unit = self._unit(space, vectors, len(positions), any_width=whole)
+        if whole:
+            self._vectors[space] = np.empty_like(unit)
+        self._vectors[space][positions] = unit
         self._changed([space])
 
     def remove(self, *, keys: Iterable[str] = (), recordings: Iterable[str] = ()) -> int:
@@ -264,9 +266,9 @@ class AnchorStore:
         for space in spaces:
             self._indexes.pop(space, None)
 
-    def _unit(self, space: str, vectors: np.ndarray, rows: int) -> np.ndarray:
+    def _unit(self, space: str, vectors: np.ndarray, rows: int, *, any_width: bool = False) -> np.ndarray:
         vectors = np.asarray(vectors, np.float32)
-        width = self._vectors[space].shape[1] if space in self._vectors else vectors.shape[-1]
+        width = self._vectors[space].shape[1] if space in self._vectors and not any_width else vectors.shape[-1]
         if vectors.shape != (rows, width):
             raise ValueError(f"space {space} takes embeddings [{rows}, {width}], not {list(vectors.shape)}")
         if not np.isfinite(vectors).all():

@@ -26,7 +26,7 @@ class Lake:
 
     Attributes:
         root: the lake's folder, absolute.
-        shards_url: where shards are written, such as ``s3://bucket/prefix``; None for ``root/shards``.
+        shards_url: where shards are written, an absolute path or ``s3://bucket/prefix``; None for ``root/shards``.
     """
 
     root: Path
@@ -34,6 +34,8 @@ class Lake:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
+        if self.shards_url and "://" not in self.shards_url:
+            object.__setattr__(self, "shards_url", str(Path(self.shards_url).expanduser().absolute()))
 
     @property
     def catalog(self) -> Path:
@@ -67,6 +69,14 @@ class Lake:
     def shard_url(self, dataset: str, name: str) -> str:
         """Where shard `name` of `dataset` lies: a path, or a URL on an object store."""
         return f"{(self.shards_url or str(self.root / 'shards')).rstrip('/')}/{dataset}/{name}"
+
+    def relative(self, url: str) -> str:
+        """`url` as the ledger holds it: relative to the root when it lies below, so that the lake can be moved."""
+        return url.removeprefix(f"{self.root}/")
+
+    def resolve(self, url: str) -> str:
+        """Where a shard that the ledger holds under `url` lies now."""
+        return url if "://" in url else str(self.root / url)
 
 
 def put(url: str | Path, data: bytes) -> None:
@@ -114,6 +124,19 @@ def get(url: str | Path, offset: int = 0, size: int | None = None) -> bytes:
     with open(local, "rb") as file:
         file.seek(offset)
         return file.read() if size is None else file.read(size)
+
+
+def exists(url: str | Path) -> bool:
+    """Whether anything lies at `url`; a store that does not answer raises, lest it seem empty."""
+    local = _local(url)
+    if local is not None:
+        return local.exists()
+    fs, path = url_to_fs(str(url))
+    try:
+        fs.info(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _local(url: str | Path) -> Path | None:

@@ -153,7 +153,8 @@ class Ledger:
                 self._views = duckdb.connect(":memory:", config={"threads": 1})
                 self._views.execute("SET GLOBAL TimeZone = 'UTC';" + view_statements(self.lake))
             cursor = self._views.cursor()
-        return cursor.sql(sql, params=parameters or None).to_arrow_table()
+        answer = cursor.sql(sql, params=parameters or None)
+        return pa.table({}) if answer is None else answer.to_arrow_table()  # SET and the like answer nothing
 
     def _compact(self, spec: Table) -> None:
         folder = self.lake.ledger / spec.name

@@ -137,7 +137,7 @@ def list_snapshots(ledger: Ledger, stream: str) -> list[dict[str, Any]]:
 def _folder(lake: Lake, name: str) -> Path:
     run_id, _, task = name.rpartition("/")
     if not task.isdecimal() or "/" in run_id or run_id in ("", ".", ".."):
-        raise PalimpsestError(f"{snapshot_id!r} is no snapshot: an id looks like RUN/001, see `palimpsest snapshots`.")
+        raise PalimpsestError(f"{name!r} is no snapshot: an id looks like RUN/001, see `palimpsest snapshots`.")
     return lake.run(run_id) / "snapshots" / task
 
 

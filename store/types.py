@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -63,7 +65,11 @@ class Track:
     shape: tuple[int, ...] | None = None
 
     def read(self, source: Path) -> bytes:
-        """The track's bytes; `source` is the folder that `path` is relative to."""
+        """The track's bytes; `source` is the folder that `path` is relative to.
+
+        Raises:
+            OSError: the file is absent or unreadable; a .gz is damaged or unpacks to more than 1 GiB.
+        """
         if self.path is None:
             return (self.text or "").encode()
         with _open(source / self.path) as file:
@@ -97,10 +103,13 @@ def _open(path: Path) -> BinaryIO:
 
 @functools.lru_cache(maxsize=2)  # thousands of slices are read from one packed file
 def _unpacked(path: Path, _mtime_ns: int) -> bytes:
-    with gzip.open(path) as file:
-        data = file.read(MAX_UNPACKED + 1)
+    try:
+        with gzip.open(path) as file:
+            data = file.read(MAX_UNPACKED + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise OSError(f"damaged gzip: {path.name}") from error
     if len(data) > MAX_UNPACKED:
-        raise PalimpsestError(f"{path} unpacks to more than {MAX_UNPACKED >> 20} MiB; unpack it first")
+        raise OSError(errno.EFBIG, f"{path.name} unpacks to more than {MAX_UNPACKED >> 20} MiB; unpack it first")
     return data
 
 

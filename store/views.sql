@@ -17,7 +17,7 @@ GROUP BY ALL;
 -- One row a run and step; a[t, 1], a[t, 2] ... as a list.
 CREATE OR REPLACE VIEW accuracy_matrix AS
 SELECT run_id, stream, scenario, method, seed, protocol, modalities, split, after_task,
-    list(round(accuracy, 4) ORDER BY on_task) AS accuracy_on_task, avg(accuracy) AS average_accuracy
+    list(round(accuracy, 4) ORDER BY on_task) AS accuracy_on_task, avg(accuracy) AS step_accuracy
 FROM task_accuracy WHERE on_task <= after_task
 GROUP BY ALL;
 

@@ -112,7 +112,6 @@ def _view(stream: Row, found: Mapping[str, list[Row]], in_use: str | None) -> di
         "names": names,
         "tasks": found["tasks"],
         "held": found["held"][0],
-        "measured_at": max((row["recorded_at"] for row in found["gate"]), default=None),
         "gate": found["gate"],
         "summary": found["summary"],
         "curves": chart(lines, ticks=dict(enumerate(tasks, 1)), top=1.0, percent=True) if lines else None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from typing import IO
 
@@ -13,10 +15,11 @@ import ffmpeg
 import numpy as np
 from PIL import Image
 
-from pipelines.media.pyav import FORMATS, NEAR, Scan
+from pipelines.media.pyav import FORMATS, NEAR, Scan, on_screen
 from pipelines.quality import Unfit
 
 CLOCK = 90_000  # ticks a second of the pipe: fine enough for any frame rate, and every ffmpeg takes it
+LOG_END = 4096  # bytes of ffmpeg's log that hold its last words
 
 
 @functools.cache
@@ -37,6 +40,8 @@ def frames(
 ) -> Iterator[tuple[list[int], Image.Image]]:
     """The pictures on screen at `targets` (seconds, ascending), upright, cropped and `size` (width, height) large.
 
+    What ffmpeg did not reach before it ended is left out.
+
     Raises:
         Unfit: ffmpeg is not installed, or cannot read the file.
     """
@@ -45,18 +50,20 @@ def frames(
         raise Unfit(
             f"{found.path.name} needs ffmpeg (rotated, interlaced, HDR or an odd codec): install it, then retry"
         )
-    process = subprocess.Popen(
-        _command(program, found, size, crop), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None and process.stderr is not None
-    try:
-        yield from _pick(process.stdout, found, targets)
-    except av.error.FFmpegError as error:
-        words = process.stderr.read().decode(errors="replace").strip().splitlines()
-        raise Unfit(f"ffmpeg cannot read {found.path.name}: {words[-1] if words else error}") from error
-    finally:
-        process.kill()
-        process.communicate()
+    command = _command(program, found, size, crop)
+    with (
+        tempfile.TemporaryFile() as log,  # a pipe that nobody reads would fill up and stop ffmpeg for ever
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            yield from _pick(process.stdout, found, targets)
+        except av.error.FFmpegError as error:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_END))
+            words = log.read().decode(errors="replace").strip().splitlines()
+            raise Unfit(f"ffmpeg cannot read {found.path.name}: {words[-1] if words else error}") from error
+        finally:
+            process.kill()
 
 
 def _command(
@@ -83,7 +90,7 @@ def _command(
 
 def _pick(pipe: IO[bytes], found: Scan, targets: np.ndarray) -> Iterator[tuple[list[int], Image.Image]]:
     """Walk the pipe; a picture is served once the next one, or the end, shows that it was on screen at a target."""
-    position, shown = 0, None
+    position, reached, shown = 0, 0.0, None
     with av.open(pipe, mode="r", format="nut") as container:
         for index, frame in enumerate(container.decode(video=0)):
             # Where the container gives no times, frames are counted; else ffmpeg's own start at 0 is the recording's.
@@ -96,6 +103,10 @@ def _pick(pipe: IO[bytes], found: Scan, targets: np.ndarray) -> Iterator[tuple[l
                 position = until
             if position == len(targets):
                 return
-            shown = frame
-    if shown is not None:
-        yield list(range(position, len(targets))), shown.to_image()
+            # The pictures' count tells as well how far ffmpeg came, should its clock start elsewhere.
+            reached, shown = max(time, float(found.times[min(index, len(found.times) - 1)])), frame
+    # Had ffmpeg died midway, its last picture would stand for all the rest.
+    meant = found.times[on_screen(found.times, targets)]
+    until = int(np.searchsorted(meant, reached + 0.5 / float(found.quality["fps"] or 1) + NEAR))
+    if shown is not None and until > position:
+        yield list(range(position, until)), shown.to_image()

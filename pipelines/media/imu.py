@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.quality import Quality, Unfit
-from store.types import Hertz
+from store.types import Hertz, Seconds
 
 AXES = ("acc_x", "acc_y", "acc_z", "gyro_x", "gyro_y", "gyro_z")
 MAX_NAN_SHARE = 0.1
+MAX_SPAN: Seconds = 24 * 3600.0
 SPIKE = 5.0  # robust standard deviations off the local median
 _TIME = re.compile(r"^(time|timestamp|t|ts|date)(_?[a-z]*)$")
 _AXIS = re.compile(r"^(?P<sensor>acc|gyr)[a-z]*[^a-z0-9]*(?P<axis>[xyz])\b|^(?P<short>[ag])[_ ]?(?P<axis2>[xyz])\b")
@@ -41,7 +42,7 @@ def read(
         kernel: samples of the median filter that judges spikes; 1 turns it off.
 
     Raises:
-        Unfit: the file is empty, is no such table, has no time nor rate, or too many NaN.
+        Unfit: the file is empty, is no such table, has no time nor rate, too many NaN, or spans more than a day.
     """
     times, values = _columns(data, rate_hz)
     quality: Quality = {"imu_rows": len(values), "imu_nan": int(np.isnan(values).sum())}
@@ -54,7 +55,10 @@ def read(
     if len(times) < 2:
         raise Unfit("the IMU recording has fewer than 2 rows in order of time")
     quality["imu_gap_s"] = round(float(np.diff(times).max()), 4)
-    grid = np.arange(int(round((times[-1] - times[0]) * hz)) + 1) / hz + times[0]
+    span = float(times[-1] - times[0])
+    if span > MAX_SPAN:
+        raise Unfit(f"IMU time spans {span / 3600:,.0f} h, more than {MAX_SPAN / 3600:g} h: is one of its times wrong?")
+    grid = np.arange(int(round(span * hz)) + 1) / hz + times[0]
     even = np.empty((len(grid), 6))
     for place, factor in enumerate((acc_factor,) * 3 + (gyro_factor,) * 3):
         known = np.isfinite(values[:, place])

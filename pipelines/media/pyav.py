@@ -74,7 +74,7 @@ def scan(path: Path, *, audio_hz: Hertz | None = None, video: bool = True) -> Sc
     """Read `path` once: the video's timeline without decoding it, the sound decoded when `audio_hz` is given.
 
     Raises:
-        Unfit: the file is empty, is no media file, or holds no track that was asked for.
+        Unfit: the file is empty, is no media file, holds no track that was asked for, or lasts longer than 6 h.
     """
     with _open(path) as container:
         pictures = [s for s in container.streams.video if not s.disposition & ATTACHED][:1] if video else []
@@ -126,6 +126,8 @@ def scan(path: Path, *, audio_hz: Hertz | None = None, video: bool = True) -> Sc
             pts, times = None, np.arange(len(table)) * step
         last = float(table[-1][2] * clock) or step
         end = float(times[-1]) + last
+        if end > MAX_DURATION:
+            raise Unfit(f"the video's clock jumps beyond {MAX_DURATION / 3600:g} h")
         quality |= {"video_s": round(end, 3), "video_frames": len(times), "width": first.width, "height": first.height}
         quality |= {"fps": round(1 / step, 3)}
         if stream.frames:
@@ -230,6 +232,8 @@ class _Sound:
             return
         for frame in decoded:
             start = frame.time - self.zero if frame.time is not None else self._next or 0.0
+            if start > MAX_DURATION:
+                raise Unfit(f"the sound's clock jumps beyond {MAX_DURATION / 3600:g} h")
             if self._next is None or abs(start - self._next) > GAP:
                 self._restart(round(start * self.hz))
             self._next = start + frame.samples / frame.sample_rate

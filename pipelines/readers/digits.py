@@ -75,8 +75,11 @@ def _images(source: Path) -> Pool:
     """The first 7,000 images train, the next 1,000 val, the last 2,000 test; 28 x 28 bytes each."""
     require(source / IMAGES, "MNIST's 10,000 test images, as IDX")
     require(source / LABELS, "MNIST's labels, as IDX")
-    count, height, width = struct.unpack(">3I", Track(IMAGES, offset=4, length=12).read(source))
-    labels = Track(LABELS, offset=8).read(source)
+    try:
+        count, height, width = struct.unpack(">3I", Track(IMAGES, offset=4, length=12).read(source))
+        labels = Track(LABELS, offset=8).read(source)
+    except (OSError, struct.error) as error:
+        raise PalimpsestError(f"{source / IMAGES.parent} cannot be read: {error}") from error
     if len(labels) != count:
         raise PalimpsestError(f"{LABELS} has {len(labels)} labels for {count} images")
     pool: Pool = defaultdict(list)

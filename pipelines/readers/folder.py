@@ -38,17 +38,26 @@ class Folder:
         manifest = next((p for p in (source / "manifest.csv", source / "manifest.parquet") if p.is_file()), None)
         if manifest is None:
             raise PalimpsestError(f"no manifest.csv or manifest.parquet in {source}")
-        groups: dict[tuple[str, ...], list[tuple[int, Row]]] = {}
-        for number, row in enumerate(_rows(manifest), start=2 if manifest.suffix == ".csv" else 1):
-            files = tuple(row.get(modality, "") for modality in FILES)
-            groups.setdefault(files if any(files) else (row.get("text", ""),), []).append((number, row))
-        for files, rows in groups.items():
-            yield _recording(manifest.name, files, rows)
+        yield from read_manifest(manifest)
+
+
+def read_manifest(manifest: Path) -> Iterator[Recording]:
+    """The recordings that `manifest`, a CSV or Parquet file of any name, lists; paths are relative to its folder.
+
+    Raises:
+        PalimpsestError: a cell of it cannot be understood; the message names the row.
+    """
+    groups: dict[tuple[str, ...], list[tuple[int, Row]]] = {}
+    for number, row in enumerate(_rows(manifest), start=2 if manifest.suffix == ".csv" else 1):
+        files = tuple(row.get(modality, "") for modality in FILES)
+        groups.setdefault(files if any(files) else (row.get("text", ""),), []).append((number, row))
+    for files, rows in groups.items():
+        yield _recording(manifest.name, files, rows)
 
 
 def _recording(manifest: str, files: tuple[str, ...], rows: list[tuple[int, Row]]) -> Recording:
     number, row = rows[0]
-    for other, later in rows[1:] if len(files) == len(FILES) else ():
+    for other, later in rows[1:] if any(files) else ():  # rows that name nothing are refused at ingest
         for column in ("domain", "split", "imu_rate_hz"):
             if later.get(column, "") != row.get(column, ""):
                 raise PalimpsestError(f"{manifest} rows {number} and {other} are one recording with two {column}s")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.readers import draw_split, require
-from store.types import Clip, Modality, Recording, Track
+from store.types import Clip, Modality, PalimpsestError, Recording, Track
 
 TICKS = 25_000  # alignment units a second
 SILENCE = {"sil", "sp"}
@@ -31,7 +31,11 @@ class Grid:
             raise ValueError(f"words is {self.words!r}; it must be all or digits")
 
     def recordings(self, source: Path) -> Iterator[Recording]:
-        """One recording a sentence, in order of name."""
+        """One recording a sentence, in order of name.
+
+        Raises:
+            PalimpsestError: a folder is missing, or a line of an alignment cannot be understood.
+        """
         alignments = require(source / "alignments", "a GRID folder holds clips/ and alignments/")
         videos = {path.stem: path for path in require(source / "clips", "GRID's videos").iterdir()}
         for alignment in sorted(alignments.glob("*.align")):
@@ -42,7 +46,11 @@ class Grid:
             yield Recording(name, tracks, clips, split=draw_split(name), group=name, language="en")
 
     def _clips(self, alignment: Path) -> Iterator[Clip]:
-        for line in alignment.read_text().splitlines():
-            start, end, word = line.split()
+        for number, line in enumerate(alignment.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            try:
+                start, end, word = line.split()
+                clip = Clip(int(start) / TICKS, int(end) / TICKS, labels=(word,))
+            except ValueError as error:
+                raise PalimpsestError(f"{alignment} line {number} is {line!r}; it must be: start end word") from error
             if word not in SILENCE and (self.words == "all" or word in DIGITS):
-                yield Clip(int(start) / TICKS, int(end) / TICKS, labels=(word,))
+                yield clip

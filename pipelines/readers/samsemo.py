@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.readers import require
-from store.types import Clip, Modality, Recording, Split, Track
+from store.types import Clip, Modality, PalimpsestError, Recording, Split, Track
 
 SPLITS = {"train": Split.TRAIN, "valid": Split.VAL, "test": Split.TEST}
+COLUMNS = ("utterance_id", "language", "aggregated_emotions", "transcript")
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,20 @@ class Samsemo:
             raise ValueError(f"emotions is {self.emotions!r}; it must be all or first")
 
     def recordings(self, source: Path) -> Iterator[Recording]:
-        """One recording an utterance, in the order of samsemo.tsv; its domain is the language, its group the film."""
+        """One recording an utterance, in the order of samsemo.tsv; its domain is the language, its group the film.
+
+        Raises:
+            PalimpsestError: the table or one of its columns is missing, or a row names no utterance or no language.
+        """
         table = require(source / "samsemo.tsv", "SAMSEMO's table lies at the root of its folder")
         splits, places = _splits(source), _places(source)
-        with open(table, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+            if missing := [column for column in COLUMNS if column not in (rows.fieldnames or ())]:
+                raise PalimpsestError(f"{table} has no column {', '.join(missing)}")
+            for row in rows:
+                if empty := [column for column in COLUMNS[:2] if not row[column]]:
+                    raise PalimpsestError(f"{table} line {rows.line_num} has no {' and no '.join(empty)}")
                 name, language = row["utterance_id"], row["language"].upper()
                 emotions = tuple(re.findall(r"[a-z]+", row["aggregated_emotions"].lower()))
                 expected = Path("data", language, f"{name}.mp4")
@@ -57,7 +67,7 @@ def _splits(source: Path) -> dict[str, Split]:
         name: split
         for part, split in SPLITS.items()
         for path in sorted((source / "splits").glob(f"{part}_split_*.txt"))
-        for name in path.read_text().split()
+        for name in path.read_text(encoding="utf-8-sig").split()
     }
 
 

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from flows import stream
 from flows.ingest import ingest
+from flows.recipe import load_recipe
 from flows.source import get_source, set_source
+from store.lake import Lake
 from store.ledger import Ledger
+from store.shards import read_sample
 from store.types import PalimpsestError
 
 
@@ -42,6 +46,21 @@ def test_shards_may_lie_elsewhere(lake, source, tmp_path):
     (row,) = Ledger(lake).rows("SELECT url FROM shards")
     assert row["url"].startswith(str(tmp_path / "elsewhere" / "folder"))
     assert not (lake.root / "shards").exists()
+
+
+def test_a_stream_reads_a_lake_that_was_moved(tmp_path, lake, source):
+    ingest(lake, "folder", source=source, workers=1)
+    ledger = Ledger(Lake(lake.root.rename(tmp_path / "moved")))
+    shards = stream.load(ledger, load_recipe("folder"), ["audio"]).shards
+    (examples,) = shards.values()
+    assert [read_sample(example.url, example.entry).key for example in examples] == [e.key for e in examples]
+    assert len(examples) == 3
+
+
+def test_a_name_that_leads_out_of_the_lake_is_refused(lake, source):
+    with pytest.raises(PalimpsestError, match="a data set cannot be called '../x'"):
+        ingest(lake, "folder", source=source, as_name="../x")
+    assert not lake.root.exists()
 
 
 @pytest.mark.parametrize(

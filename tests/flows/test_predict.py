@@ -59,7 +59,7 @@ def test_a_file_gets_a_label_a_confidence_and_its_nearest_with_their_sources(tau
 
 
 def test_several_tracks_of_a_recording_are_named_by_a_manifest(taught, files, tmp_path):
-    manifest = tmp_path / "manifest.csv"
+    manifest = tmp_path / "new ones.csv"
     manifest.write_text(f"image,text\ncat.png,{files['cat.txt'].read_text()}\ndog.png,\n")
     rows = predict(taught, RECIPE, manifest=manifest)
     assert [row["label"] for row in rows] == ["cat", "dog"]

@@ -454,6 +454,24 @@ def test_other_weights_under_a_run_are_refused(here):
     assert update(here, recipe).learned == []
 
 
+def test_a_new_configuration_takes_over_when_it_has_caught_up(here):
+    former = update(here, make_recipe(**FAST)).promoted[-1]
+    arrive(here, labels=CLASSES[4:6])
+    changed = make_recipe(epochs=2, batch_size=8)
+    seen: list[str | None] = []
+    summary = update(here, changed, progress=lambda *_: seen.append(champions.champion(ledger(here), changed.name)))
+    assert set(seen) == {former, f"{summary.run_id}/002"}  # not the one that knew the first task only
+    assert champions.champion(ledger(here), changed.name) == f"{summary.run_id}/003"
+
+
+def test_later_arrivals_are_called_after_their_task(tmp_path):
+    lake, order = make_lake(tmp_path, labels=CLASSES[:2]), {"order": list(reversed(CLASSES[:2]))}
+    recipe = make_recipe(stream={"scenario": "class-incremental", "by": "label", "per_task": 2, **order}, **FAST)
+    first = update(lake, recipe).learned
+    arrive(lake, labels=CLASSES[:2], numbers=range(20, 30))
+    assert update(lake, recipe).learned == [f"{first[0]}#2"] == ["bee+ant#2"]
+
+
 def test_the_same_classes_in_one_domain_after_the_other(tmp_path):
     lake = make_lake(tmp_path, labels=CLASSES[:3], domain="EN")
     arrive(lake, labels=CLASSES[:3], domain="DE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import store.types
 from pipelines.clip import ClipFormat, cut, cut_all, windows
 from pipelines.media import pyav
 from pipelines.quality import Unfit
@@ -87,6 +89,30 @@ def test_a_window_outside_the_recording_is_refused(tmp_path, talk, clip, reason)
 def test_a_clip_too_long_to_learn_from_is_refused(tmp_path, talk):
     with pytest.raises(Unfit, match="longer than 2 s: give start and end times"):
         cut(talk, Clip(), replace(FORMAT, max_s=2.0), tmp_path)
+
+
+def test_a_video_whose_clips_are_all_too_short_says_so(tmp_path, talk):
+    short = replace(talk, clips=(Clip(0.0, 0.1), Clip(1.0, 1.2)))
+    with pytest.raises(Unfit, match="no clip of at least 0.5 s; the recording lasts 3.0"):
+        cut_all(short, replace(FORMAT, min_s=0.5), tmp_path)
+
+
+def test_a_damaged_gzip_is_unfit(tmp_path):
+    packed = gzip.compress(np.random.default_rng(0).bytes(4000))
+    name = Path("two.idx.gz")
+    note = Recording("note", {Modality.IMAGE: Track(name, length=16, shape=(4, 4))})
+    for damaged in (packed[:2000], packed[:20] + b"\xff" * 20 + packed[40:], b"no gzip"):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(Unfit, match="cannot be read: damaged gzip: two.idx.gz"):
+            cut(note, Clip(), FORMAT, tmp_path)
+
+
+def test_a_gzip_that_unpacks_to_too_much_is_unfit(tmp_path, monkeypatch):
+    monkeypatch.setattr(store.types, "MAX_UNPACKED", 1 << 20)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(2 << 20)))
+    note = Recording("note", {Modality.IMAGE: Track(Path("bomb.gz"), length=16, shape=(4, 4))})
+    with pytest.raises(Unfit, match="bomb.gz unpacks to more than 1 MiB; unpack it first"):
+        cut(note, Clip(), FORMAT, tmp_path)
 
 
 def test_one_window_with_two_labels_is_one_sample(tmp_path, talk):

@@ -91,6 +91,13 @@ def test_what_is_no_inertial_table_says_so(data, reason):
         read(data, hz=50)
 
 
+def test_a_first_time_of_another_clock_is_refused():
+    times = 1.7e9 + np.arange(61) / 20
+    times[0] = 0
+    with pytest.raises(Unfit, match="IMU time spans 472,222 h, more than 24 h"):
+        read(table(np.column_stack([times, SLOPE]), "t," + HEADER), hz=1e-3)
+
+
 def test_centring_takes_the_mean_away():
     values, _ = read(table(SLOPE + 9.8, HEADER), hz=20, rate_hz=20, centre=True)
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-5)

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import soundfile
 import webdataset
 
 import pipelines.ingest
@@ -17,6 +19,7 @@ from pipelines.ingest import build_shard, ingest
 from pipelines.readers import reader
 from store.lake import Lake, lock
 from store.ledger import Ledger
+from store.shards import Entry, read_sample
 from store.types import PalimpsestError
 
 FORMAT = ClipFormat(frames=2, frame_size=(16, 16))
@@ -47,6 +50,13 @@ def state(lake: Lake) -> dict:
     return {"files": files} | {name: table(lake, name) for name in ("samples", "recordings", "shards", "batches")}
 
 
+def read_all(lake: Lake) -> list[str]:
+    """The key of every sample, each read from where the ledger says it lies."""
+    rows = Ledger(lake).rows("SELECT s.*, h.url FROM samples s JOIN shards h USING (dataset, shard)")
+    entries = [(row["url"], Entry(row["key"], row["offset"], row["size"], row["checksum"])) for row in rows]
+    return [read_sample(lake.resolve(url), entry).key for url, entry in entries]
+
+
 @pytest.fixture
 def small_batches(monkeypatch):
     monkeypatch.setattr(pipelines.ingest, "BATCH_RECORDINGS", 3)
@@ -67,7 +77,7 @@ def test_recordings_become_shards_that_stock_webdataset_reads(lake, talks, make_
     summary = run(lake, talks)
     assert (summary.recordings, summary.samples, summary.quarantined) == (2, 2, ())
     (row,) = Ledger(lake).rows("SELECT url FROM shards")
-    samples = list(webdataset.WebDataset(row["url"], shardshuffle=False).decode("pil"))
+    samples = list(webdataset.WebDataset(lake.resolve(row["url"]), shardshuffle=False).decode("pil"))
     seen = next(sample for sample in samples if "frame000.jpg" in sample)
     assert seen["frame001.jpg"].size == (16, 16)
     assert seen["json"]["labels"] == ["dog"]
@@ -273,6 +283,96 @@ def test_the_same_bytes_under_two_names_are_one_recording(lake, talks):
     manifest(talks, "copy.wav,cat,,", "1.wav,dog,,")
     summary = run(lake, talks)
     assert (summary.relabelled, summary.duplicates) == (0, 1)
+
+
+def test_a_lost_shard_is_built_again_as_it_was(lake, talks, small_batches):
+    run(lake, talks)
+    before = state(lake)
+    lost = sorted((lake.root / "shards" / "talks").iterdir())[1]
+    lost.unlink()
+    again = run(lake, talks)
+    assert (again.resumed, again.shards, again.known) == (1, 1, 7)
+    assert state(lake) == before
+    assert len(read_all(lake)) == 10
+    assert run(lake, talks).shards == 0
+
+
+def test_a_lost_shard_of_added_clips_is_built_again_as_it_was(lake, talks):
+    columns = "audio,label,start_s,end_s"
+    run(lake, manifest(talks, "1.wav,a,0,0.1", columns=columns))
+    run(lake, manifest(talks, "1.wav,a,0,0.1", "1.wav,b,0.1,0.2", columns=columns))
+    before = state(lake)
+    for lost in before["files"]:
+        (lake.root / "shards" / "talks" / lost).unlink()
+        assert run(lake, talks).samples == 1
+        assert state(lake) == before
+
+
+def test_a_lake_that_was_moved_is_read_and_not_decoded_again(tmp_path, lake, talks, monkeypatch):
+    run(lake, talks)
+    moved = Lake(lake.root.rename(tmp_path / "elsewhere"))
+    assert len(read_all(moved)) == 10
+    monkeypatch.setattr(pipelines.ingest, "cut_all", None)
+    again = run(moved, talks)
+    assert (again.recordings, again.known, again.quarantined) == (0, 10, ())
+
+
+def test_shards_recorded_by_their_whole_path_are_read_and_not_decoded_again(lake, talks):
+    run(lake, talks)
+    ledger = Ledger(lake)
+    shards = ledger.rows("SELECT * EXCLUDE recorded_at FROM shards")
+    ledger.append("shards", [row | {"url": str(lake.root / row["url"])} for row in shards])
+    assert len(read_all(lake)) == 10
+    assert run(lake, talks).recordings == 0
+
+
+def test_a_clip_that_fails_does_not_freeze_its_recording(lake, talks):
+    columns = "audio,label,start_s,end_s"
+    run(lake, manifest(talks, "1.wav,dog,0,0.2", columns=columns))
+    manifest(talks, "1.wav,dog,0,0.2", "1.wav,dog,50,90", columns=columns)
+    assert len(run(lake, talks).quarantined) == 1
+    manifest(talks, "1.wav,fox,0,0.2", "1.wav,dog,50,90", columns=columns)
+    summary = run(lake, talks)
+    assert (summary.known, summary.relabelled, summary.skipped, summary.quarantined) == (1, 1, 1, ())
+    manifest(talks, "1.wav,cat,0,0.2", columns=columns)
+    summary = run(lake, talks)
+    assert (summary.known, summary.relabelled, summary.skipped) == (1, 1, 0)
+    assert [row["labels"] for row in table(lake, "samples")] == [["cat"]]
+    assert [row["reason"] for row in table(lake, "quarantined")] == [None]
+
+
+@pytest.mark.parametrize("end", ["0.1", "{duration}"])
+def test_a_clip_to_the_end_takes_no_other_clips_labels(lake, talks, end):
+    duration = soundfile.info(talks / "1.wav").duration
+    rows = ["1.wav,dog,0,", f"1.wav,cat,0,{end.format(duration=duration)}"]
+    run(lake, manifest(talks, *rows, columns="audio,label,start_s,end_s"))
+    before = table(lake, "samples")
+    again = run(lake, talks)
+    assert (again.relabelled, again.samples) == (0, 0)
+    assert table(lake, "samples") == before
+
+
+def test_a_corrected_language_lands(lake, talks):
+    class Tongues:
+        name, version, language = "tongues", 1, "en"
+
+        def __repr__(self) -> str:
+            return self.name
+
+        def recordings(self, source):
+            return (replace(found, language=self.language) for found in reader("folder").recordings(source))
+
+    tongues = Tongues()
+    for tongues.language in ("en", "fr"):
+        ingest(lake, tongues, talks, format=FORMAT, dataset="talks")
+        assert {row["language"] for row in table(lake, "recordings")} == {tongues.language}
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", ".", "..", "", "a b", "x\n"])
+def test_a_data_set_cannot_be_named_out_of_the_lake(lake, talks, name):
+    with pytest.raises(PalimpsestError, match="a data set cannot be called"):
+        run(lake, talks, dataset=name)
+    assert not lake.root.exists()
 
 
 def test_another_format_is_refused(lake, talks):

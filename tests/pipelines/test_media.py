@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -75,6 +76,44 @@ def test_a_rotated_video_is_turned_upright(tmp_path, make_video):
     assert max(edges, key=lambda side: edges[side].mean()) == "bottom"
 
 
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Put a shell script in the place of ffmpeg; it finds the real one in $0."""
+
+    def put(script: str) -> None:
+        program = tmp_path / "ffmpeg.sh"
+        program.write_text("#!/bin/sh\n" + script.replace("$0", f"'{ffmpeg.executable()}'"))
+        program.chmod(0o755)
+        monkeypatch.setattr(ffmpeg, "executable", lambda: str(program))
+
+    return put
+
+
+@needs_ffmpeg
+def test_a_long_log_does_not_stop_ffmpeg(tmp_path, make_video, stand_in):
+    found = pyav.scan(make_video(tmp_path / "a.mp4", frames=10))
+    # A log that nobody takes ends by itself, so that this fails rather than hangs.
+    stand_in('head -c 200000 /dev/zero | timeout 2 cat >&2 && exec $0 "$@"\n')
+    assert sorted(pictures(ffmpeg.frames(found, np.array([0.1, 0.3]), size=(32, 32), crop=None))) == [0, 1]
+
+
+@needs_ffmpeg
+def test_what_ffmpeg_said_last_is_the_reason(tmp_path, make_video, stand_in):
+    found = pyav.scan(make_video(tmp_path / "a.mp4", frames=10))
+    stand_in("head -c 9000 /dev/zero >&2; echo >&2; echo no such thing >&2; exit 1\n")
+    with pytest.raises(Unfit, match=r"ffmpeg cannot read a.mp4: no such thing"):
+        list(ffmpeg.frames(found, np.array([0.1]), size=(32, 32), crop=None))
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(("reached", "served"), [(25, [0, 1]), (37, [0, 1, 2]), (60, [0, 1, 2, 3])])
+def test_the_last_picture_does_not_stand_for_what_ffmpeg_did_not_reach(tmp_path, make_video, stand_in, reached, served):
+    found = pyav.scan(make_video(tmp_path / "a.mp4", frames=60))
+    targets = np.array([0.1, 0.97, 1.45, 2.39])  # on frames 2, 24, 36 and 59
+    stand_in(f'$0 "$@" | $0 -v error -i pipe: -map 0 -c copy -frames:v {reached} -f nut pipe:\n')
+    assert sorted(pictures(ffmpeg.frames(found, targets, size=(32, 32), crop=None))) == served
+
+
 def test_sound_is_resampled_in_its_place(tmp_path, make_video):
     found = pyav.scan(make_video(tmp_path / "a.mp4", frames=75, sound_hz=44_100), audio_hz=16_000)
     clicks = np.abs(found.audio.astype(int))
@@ -88,6 +127,18 @@ def test_a_late_sound_begins_with_silence(tmp_path, make_video):
     assert not found.audio[:7_000].any()
     # The container itself keeps the start in whole milliseconds.
     assert abs(int(np.abs(found.audio[:30_000].astype(int)).argmax()) - 24_000) <= 16
+
+
+def test_a_clock_that_jumps_far_ahead_is_refused(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w", options={"live": "1"}) as container:  # a live recording declares no length
+        audio = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for start in (0, 7 * 3600 * 8000):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = 8000, Fraction(1, 8000), start
+            container.mux(audio.encode(frame))
+    with pytest.raises(Unfit, match="the sound's clock jumps beyond 6 h"):
+        pyav.scan(path, audio_hz=8000, video=False)
 
 
 def test_playlists_are_not_followed(tmp_path, make_video):

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.clip import ClipFormat
+from pipelines.ingest import ingest
 from pipelines.readers import READERS, draw_split, reader
+from store.lake import Lake
 from store.types import Clip, Modality, PalimpsestError, Split
 
 VIDEO, AUDIO, IMU, IMAGE = Modality.VIDEO, Modality.AUDIO, Modality.IMU, Modality.IMAGE
@@ -67,6 +70,12 @@ class TestGrid:
         first, _ = reader("grid", words="digits").recordings(source)
         assert [clip.labels for clip in first.clips] == [("two",)]
 
+    @pytest.mark.parametrize("line", ["23750 bin", "0 end bin", "0 1 two words"])
+    def test_a_wrong_line_of_an_alignment_is_named(self, source, line):
+        path = touch(source / "alignments" / "bbaf2n.align", f"0 23750 sil\n{line}\n")
+        with pytest.raises(PalimpsestError, match=f"{path} line 2 is '{line}'; it must be: start end word"):
+            list(reader("grid").recordings(source))
+
     def test_a_folder_of_something_else_says_what_is_missing(self, tmp_path):
         with pytest.raises(PalimpsestError, match="no alignments in"):
             list(reader("grid").recordings(tmp_path))
@@ -116,6 +125,12 @@ class TestDigits:
         )
         assert first == second
         assert first != third
+
+    def test_a_cut_off_archive_says_so(self, source):
+        path = source / "mnist-t10k" / "t10k-images-idx3-ubyte.gz"
+        path.write_bytes(path.read_bytes()[:40])
+        with pytest.raises(PalimpsestError, match=f"mnist-t10k cannot be read: damaged gzip: {path.name}"):
+            list(reader("digits").recordings(source))
 
     def test_speakers_are_domains(self, source):
         found = list(reader("digits-speakers").recordings(source))
@@ -173,6 +188,23 @@ class TestSamsemo:
         english, *_ = reader("samsemo", emotions="first").recordings(source)
         assert english.labels == ("happiness",)
 
+    def test_a_byte_order_mark_and_a_row_without_its_end_are_read(self, source):
+        path = source / "samsemo.tsv"
+        path.write_text("\ufeff" + path.read_text().rstrip())
+        assert [one.clips[0].text for one in reader("samsemo").recordings(source)] == ['He said "hi', "a", None]
+
+    @pytest.mark.parametrize(
+        ("lines", "message"),
+        [
+            (["utterance_id\taggregated_emotions", "a_1\tanger"], "samsemo.tsv has no column language, transcript"),
+            (["\t".join(COLUMNS), "a_1\tEN\tanger\thi", "b_2"], "samsemo.tsv line 3 has no language"),
+        ],
+    )
+    def test_what_the_table_lacks_is_named(self, source, lines, message):
+        touch(source / "samsemo.tsv", "\n".join(lines))
+        with pytest.raises(PalimpsestError, match=message):
+            list(reader("samsemo").recordings(source))
+
 
 class TestFolder:
     def read(self, source, text):
@@ -211,12 +243,24 @@ class TestFolder:
             ("video,start_s\na.mp4,soon\n", "manifest.csv row 2: start_s is 'soon'; it must be a number"),
             ("video,split\na.mp4,dev\n", "row 2: split is 'dev'; it must be train, val or test"),
             ("video,domain\na.mp4,x\na.mp4,y\n", "rows 2 and 3 are one recording with two domains"),
+            ("text,split\nhi,train\nhi,test\n", "rows 2 and 3 are one recording with two splits"),
             ("file,name\na,b\n", "has none of the columns"),
         ],
     )
     def test_a_wrong_cell_is_named(self, tmp_path, text, message):
         with pytest.raises(PalimpsestError, match=message):
             self.read(tmp_path, text)
+
+    def test_a_path_that_no_disk_can_hold_refuses_its_own_recording_alone(self, tmp_path, make_sound):
+        source, endless = tmp_path / "source", "x" * 300
+        make_sound(source / "good.wav")
+        (source / "loop").symlink_to("loop")
+        touch(source / "manifest.csv", f"audio\n{endless}\nloop\ngood.wav\n")
+        done = ingest(Lake(tmp_path / "lake"), reader("folder"), source, format=ClipFormat(), dataset="odd")
+        assert done.recordings == 1
+        reasons = dict(done.quarantined)
+        assert reasons[endless] == f"cannot be read: {endless} (File name too long)"
+        assert reasons["loop"].startswith("cannot be read: loop (")
 
     def test_no_manifest_says_so(self, tmp_path):
         with pytest.raises(PalimpsestError, match="no manifest.csv or manifest.parquet in"):

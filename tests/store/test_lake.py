@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from store.lake import Lake, get, lock, new_folder, put, sweep
+from store.lake import Lake, exists, get, lock, new_folder, put, sweep
 
 FORK = multiprocessing.get_context("fork")
 
@@ -28,6 +28,29 @@ def test_an_object_store_is_reached_by_url() -> None:
     assert get("memory://bucket/shard.tar", 3, 4) == b"3456"
     with pytest.raises(FileNotFoundError):
         get("memory://bucket/none.tar")
+
+
+@pytest.mark.parametrize("folder", ["memory://exists", "{tmp_path}"])
+def test_what_lies_there_is_known(tmp_path: Path, folder: str) -> None:
+    url = f"{folder.format(tmp_path=tmp_path)}/shard.tar"
+    assert not exists(url)
+    put(url, b"0123456789")
+    assert exists(url)
+
+
+def test_only_what_lies_in_the_lake_moves_with_it(tmp_path: Path) -> None:
+    here, there = Lake(tmp_path / "here"), Lake(tmp_path / "there")
+    own = here.shard_url("d", "x.tar")
+    assert own == here.resolve(here.relative(own)) == f"{here.root}/shards/d/x.tar"
+    assert there.resolve(here.relative(own)) == there.shard_url("d", "x.tar")
+    for url in ("s3://bucket/d/x.tar", f"{tmp_path}/here too/x.tar"):
+        assert there.resolve(here.relative(url)) == url
+
+
+def test_a_relative_folder_of_shards_is_one_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Lake(tmp_path / "lake", "out").shard_url("d", "x.tar") == f"{tmp_path}/out/d/x.tar"
+    assert Lake(tmp_path / "lake", "s3://bucket").shard_url("d", "x.tar") == "s3://bucket/d/x.tar"
 
 
 def test_a_put_that_fails_leaves_the_former_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
