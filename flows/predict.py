@@ -10,7 +10,7 @@ from typing import Any
 from flows import build
 from flows.recipe import Recipe, load_recipe
 from learner.trainer import Trainer
-from pipelines.clip import cut_all
+from pipelines.clip import ClipFormat, cut_all
 from pipelines.readers.folder import read_manifest
 from store import champions
 from store.lake import Lake
@@ -64,7 +64,9 @@ def predict(
         if not manifest.is_file():
             raise PalimpsestError(f"no such file: {manifest}")
         found += [(Path(r.name), r, manifest.absolute().parent) for r in read_manifest(manifest)]
-    samples = [(path, sample) for path, recording, folder in found for sample in _cut(path, recording, recipe, folder)]
+    held = ledger.rows("SELECT format FROM datasets WHERE dataset = ? AND format IS NOT NULL", [recipe.dataset])
+    format = ClipFormat.from_json(held[0]["format"]) if held else recipe.format  # as its samples were cut, first of all
+    samples = [(path, sample) for path, recording, folder in found for sample in _cut(path, recording, format, folder)]
     (run,) = ledger.rows("SELECT r.* FROM runs r JOIN snapshots USING (run_id) WHERE snapshot_id = ?", [snapshot])
     learnt = Recipe.model_validate_json(run["config"])  # what the champion learnt by; the recipe may say otherwise now
     one = build.run(learnt, method=run["method"], seed=run["seed"], overridden=False)
@@ -111,9 +113,9 @@ def _rows(
     return rows
 
 
-def _cut(path: Path, recording: Recording, recipe: Recipe, folder: Path) -> list[Sample]:
+def _cut(path: Path, recording: Recording, format: ClipFormat, folder: Path) -> list[Sample]:
     try:
-        return cut_all(recording, recipe.format, folder)
+        return cut_all(recording, format, folder)
     except PalimpsestError as error:
         raise PalimpsestError(f"{path}: {error}") from error
 

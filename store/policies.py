@@ -6,12 +6,9 @@ n candidates of width D; a policy returns positions among them, int64, at most a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Hashable, Sequence
 
 import numpy as np
-
-Group = TypeVar("Group", bound=Hashable)
 
 
 def herding(vectors: np.ndarray, count: int) -> np.ndarray:
@@ -38,15 +35,6 @@ def herding(vectors: np.ndarray, count: int) -> np.ndarray:
 def random(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """A uniform draw without replacement."""
     return rng.permutation(len(vectors))[:count].astype(np.int64)
-
-
-def reservoir(keys: Sequence[str], count: int, *, seed: int = 0) -> np.ndarray:
-    """A uniform draw that needs no state: the `count` keys whose hash under `seed` is lowest, lowest first.
-
-    Drawing again from those kept and new ones gives what drawing from all of them would have given.
-    """
-    ranks = [hashlib.sha256(f"{seed}\0{key}".encode()).digest() for key in keys]
-    return np.array(sorted(range(len(keys)), key=ranks.__getitem__)[:count], np.int64)
 
 
 def kmeans(vectors: np.ndarray, count: int, rng: np.random.Generator, *, rounds: int = 20) -> np.ndarray:
@@ -111,25 +99,6 @@ def choose(
             raise ValueError(f"no policy {policy!r}: take herding, kmeans or random")
         taken.append(np.asarray(positions, np.int64)[picked])
     return np.sort(np.concatenate(taken))
-
-
-def balanced(memory: int, groups: Mapping[Group, int]) -> dict[Group, int]:
-    """How many exemplars each group may keep: as even as what each has allows, `memory` in all.
-
-    Args:
-        memory: exemplars in all.
-        groups: how many candidates each group has; where shares are odd, earlier groups get the one more.
-    """
-    quota = dict.fromkeys(groups, 0)
-    left = min(memory, sum(groups.values()))
-    while left > 0:
-        hungry = [group for group, size in groups.items() if quota[group] < size]
-        share = max(1, left // len(hungry))
-        for group in hungry[:left]:
-            more = min(share, groups[group] - quota[group], left)
-            quota[group] += more
-            left -= more
-    return quota
 
 
 def _squared(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:

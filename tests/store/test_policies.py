@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from store.policies import balanced, choose, herding, kmeans, random, reservoir
+from store.policies import choose, herding, kmeans, random
 
 
 @pytest.fixture
@@ -35,19 +35,6 @@ def test_kmeans_keeps_the_rare_mode(vectors: np.ndarray) -> None:
     assert sorted(kmeans(np.ones((5, 2)), 9, np.random.default_rng(0)).tolist()) == list(range(5))
 
 
-def test_a_reservoir_fed_bit_by_bit_equals_one_draw() -> None:
-    keys = [f"k{i}" for i in range(200)]
-    whole = {keys[i] for i in reservoir(keys, 20, seed=3)}
-    kept: list[str] = []
-    for start in range(0, 200, 30):
-        candidates = kept + keys[start : start + 30]
-        kept = [candidates[i] for i in reservoir(candidates, 20, seed=3)]
-    assert set(kept) == whole
-    assert whole != {keys[i] for i in reservoir(keys, 20, seed=4)}
-    counts = Counter(i for seed in range(500) for i in reservoir(keys, 20, seed=seed).tolist())
-    assert 25 < min(counts[i] for i in range(200)) and max(counts.values()) < 80
-
-
 @pytest.mark.parametrize("policy", ["herding", "kmeans", "random"])
 def test_choose_bounds_every_group_and_depends_on_no_other(vectors: np.ndarray, policy: str) -> None:
     groups = [("c", "d")] * 40 + [("c", "e")] * 40 + [("f", "d")] * 4
@@ -62,18 +49,3 @@ def test_choose_bounds_every_group_and_depends_on_no_other(vectors: np.ndarray, 
 def test_an_unknown_policy_is_told(vectors: np.ndarray) -> None:
     with pytest.raises(ValueError, match="no policy 'oldest'"):
         choose(vectors, [0] * 84, 3, "oldest")
-
-
-@pytest.mark.parametrize(
-    ("memory", "sizes", "quota"),
-    [
-        (10, {"a": 99, "b": 99, "c": 99}, {"a": 4, "b": 3, "c": 3}),
-        (10, {"a": 1, "b": 99, "c": 99}, {"a": 1, "b": 5, "c": 4}),
-        (10, {"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2, "c": 3}),
-        (2, {"a": 9, "b": 9, "c": 9}, {"a": 1, "b": 1, "c": 0}),
-        (0, {"a": 9}, {"a": 0}),
-        (5, {}, {}),
-    ],
-)
-def test_a_budget_is_split_evenly_as_far_as_groups_reach(memory: int, sizes: dict, quota: dict) -> None:
-    assert balanced(memory, sizes) == quota
