@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,18 +21,16 @@ def pretrain(
     lake: Lake,
     dataset: str = "corpus",
     *,
-    names: Sequence[str] = (),
     out: Path | None = None,
     steps: int = 600,
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Path]:
-    """Pre-train tiny backbones by masked reconstruction on the train split of a data set.
+    """Pre-train every tiny backbone that a data set has signals for, by masked reconstruction on its train split.
 
     Args:
         lake: holds the data set.
         dataset: unlabelled recordings; labels are never read.
-        names: which backbones; all that the data set has signals for by default.
         out: a folder for the weights; the lake's own, where they take the place of those that ship, by default.
         steps: optimiser steps a backbone.
         seed: the same seed on the same shards gives the same weights.
@@ -42,7 +40,7 @@ def pretrain(
         The files written.
 
     Raises:
-        PalimpsestError: the data set holds no samples, or none with a backbone's modality.
+        PalimpsestError: the data set holds no train samples.
     """
     rows = Ledger(lake).rows(
         "SELECT s.*, h.url FROM samples s JOIN shards h USING (dataset, shard) "
@@ -57,9 +55,7 @@ def pretrain(
     examples = [Example.from_row(row | {"url": lake.resolve(row["url"])}) for row in rows]
     there = {modality for example in examples for modality in example.modalities}
     written = []
-    for name in names or [name for name, spec in SPECS.items() if spec.modality in there]:
-        if name not in SPECS:
-            raise PalimpsestError(f"no backbone is called {name!r}; there are: {', '.join(SPECS)}")
+    for name in [name for name, spec in SPECS.items() if spec.modality in there]:
         tell = partial(_tell, progress, name)
         data = fill_in(name, examples, steps=steps, seed=seed, device=device(), progress=tell)
         written.append((out or lake.backbones) / f"{name}.safetensors")

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,7 @@ class Trainer:
         return self.snapshot
 
     @property
-    def _checkpoint(self) -> Any:
+    def _checkpoint(self) -> Path:
         return self.lake.run(self.run_id) / "checkpoint"
 
     def _train(
@@ -187,7 +188,8 @@ class Trainer:
         rehearsed = Examples(self.features, self.memory, self.index)
         for step in range(start, total):
             epoch, at = divmod(step, per_epoch)
-            order = epoch_order(len(train), seed=settings.seed, task=task.number, epoch=epoch)
+            if step == start or not at:
+                order = epoch_order(len(train), seed=settings.seed, task=task.number, epoch=epoch)
             batch = train.batch(order[at * settings.batch_size : (at + 1) * settings.batch_size])
             drawn = replay_order(len(rehearsed), len(batch), seed=settings.seed, task=task.number, step=step)
             for group in optimizer.param_groups:
