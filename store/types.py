@@ -7,12 +7,13 @@ import functools
 import gzip
 import hashlib
 import io
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -50,6 +51,7 @@ class Track:
 
     Attributes:
         path: relative to the source folder; None for a text given inline; a folder of stills may stand for a video.
+        member: the path is a zip archive and the track this file in it, or, ending in ``/``, a folder of stills.
         offset: first byte of the slice, for containers such as IDX; in a .gz file it counts unpacked bytes.
         length: bytes in the slice; None for the whole file.
         text: the text itself, for an inline text track.
@@ -58,6 +60,7 @@ class Track:
     """
 
     path: Path | None = None
+    member: str | None = None
     offset: int = 0
     length: int | None = None
     text: str | None = None
@@ -72,7 +75,7 @@ class Track:
         """
         if self.path is None:
             return (self.text or "").encode()
-        with _open(source / self.path) as file:
+        with self.open(source) as file:
             file.seek(self.offset)
             return file.read() if self.length is None else file.read(self.length)
 
@@ -83,22 +86,66 @@ class Track:
             return
         path = source / self.path
         if path.is_dir():
-            for member in sorted(path.iterdir()):
-                yield member.name.encode()
-                yield from Track(member.relative_to(source)).chunks(source, size)
+            for still in sorted(path.iterdir()):
+                yield still.name.encode()
+                yield from Track(still.relative_to(source)).chunks(source, size)
             return
-        with _open(path) as file:
+        if self.member and self.member.endswith("/"):
+            for name in self.members(source):
+                yield PurePosixPath(name).name.encode()
+                yield from Track(self.path, name).chunks(source, size)
+            return
+        with self.open(source) as file:
             file.seek(self.offset)
             left = self.length if self.length is not None else -1
             while left and (chunk := file.read(size if left < 0 else min(size, left))):
                 left = left - len(chunk) if left > 0 else left
                 yield chunk
 
+    def members(self, source: Path) -> list[str]:
+        """The files of the archive that are the track, in order of name; none where it holds no such member.
 
-def _open(path: Path) -> BinaryIO:
-    if path.suffix != ".gz":
-        return open(path, "rb")
-    return io.BytesIO(_unpacked(path, path.stat().st_mtime_ns))
+        Raises:
+            OSError: there is no archive, or it is damaged.
+        """
+        assert self.path is not None and self.member is not None
+        _, folders = _archive(source / self.path, (source / self.path).stat().st_mtime_ns)
+        folder, _, name = self.member.rpartition("/")
+        return [f"{folder}/{one}".lstrip("/") for one in folders.get(folder, ()) if not name or one == name]
+
+    def open(self, source: Path) -> BinaryIO:
+        """The track's file, or its member of an archive, unpacked.
+
+        Raises:
+            OSError: it is absent, unreadable or damaged.
+        """
+        assert self.path is not None
+        path = source / self.path
+        if self.member is not None:
+            archive, _ = _archive(path, path.stat().st_mtime_ns)
+            try:
+                return cast(BinaryIO, archive.open(self.member))
+            except KeyError as error:
+                raise FileNotFoundError(errno.ENOENT, "no such member", f"{path}/{self.member}") from error
+            except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # an encrypted one, or odd packing
+                raise OSError(f"cannot be unpacked: {path.name}/{self.member} ({error})") from error
+        if path.suffix != ".gz":
+            return open(path, "rb")
+        return io.BytesIO(_unpacked(path, path.stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=8)  # thousands of tracks are read from one archive
+def _archive(path: Path, _mtime_ns: int) -> tuple[zipfile.ZipFile, dict[str, list[str]]]:
+    """The opened archive, and the names of its files by folder."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise OSError(f"damaged zip archive: {path.name}") from error
+    folders: dict[str, list[str]] = {}
+    for name in sorted(name for name in archive.namelist() if not name.endswith("/")):
+        folder, _, file = name.rpartition("/")
+        folders.setdefault(folder, []).append(file)
+    return archive, folders
 
 
 @functools.lru_cache(maxsize=2)  # thousands of slices are read from one packed file

@@ -23,7 +23,7 @@ NOTES = {
 @click.argument("layout")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to write it.")
 @click.option("--seed", default=0, show_default=True, help="Every draw follows from it.")
-@click.option("--size", default="small", show_default=True, help="tiny, small or medium.")
+@click.option("--size", default="small", show_default=True, help="tiny, small, medium, or a number of recordings.")
 def synthesize(layout: str, out: Path, seed: int, size: str) -> None:
     """Write recordings of our own in an official LAYOUT, as samsemo."""
     from pipelines.synthesize import synthesize as write

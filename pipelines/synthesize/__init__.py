@@ -5,18 +5,42 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from pipelines.synthesize.layouts import SIZES, corpus, samsemo
 from store.types import PalimpsestError
 
-LAYOUTS: dict[str, Callable[..., None]] = {"corpus": corpus, "samsemo": samsemo}
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A data set that can be synthesised.
+
+    Attributes:
+        writer: ``module:function``, imported on first use; called as ``writer(out, seed=, recordings=, run=)``, where
+            `run` calls a list of picklable functions, in any number of processes, and returns their results in order.
+        tiny: recordings of the size for tests.
+        small: recordings of the size for a demo.
+        medium: recordings of the size to learn something from.
+    """
+
+    writer: str
+    tiny: int
+    small: int
+    medium: int
 
 
-def synthesize(layout: str, out: Path, *, seed: int = 0, size: str = "small", workers: int = 1) -> Path:
+SIZES = ("tiny", "small", "medium")
+LAYOUTS = {
+    "corpus": Layout("pipelines.synthesize.layouts.corpus:corpus", 43, 2500, 10_000),
+    "samsemo": Layout("pipelines.synthesize.layouts.samsemo:samsemo", 75, 500, 2400),
+}
+
+
+def synthesize(layout: str, out: Path, *, seed: int = 0, size: str | int = "small", workers: int = 1) -> Path:
     """Writes a data set of synthesised recordings in the layout its readers expect.
 
     The same layout, seed and size give the same bytes on one machine, whatever the number of workers.
@@ -25,7 +49,7 @@ def synthesize(layout: str, out: Path, *, seed: int = 0, size: str = "small", wo
         layout: a name in `LAYOUTS`.
         out: the folder to make; it may exist, but empty.
         seed: every draw follows from it.
-        size: `tiny` (tests), `small` (the demo) or `medium`.
+        size: `tiny` (tests), `small` (the demo), `medium`, or about how many recordings.
         workers: processes to render with.
 
     Returns:
@@ -36,8 +60,12 @@ def synthesize(layout: str, out: Path, *, seed: int = 0, size: str = "small", wo
     """
     if layout not in LAYOUTS:
         raise PalimpsestError(f"no layout is called {layout!r}: choose one of {', '.join(sorted(LAYOUTS))}")
-    if size not in SIZES:
-        raise PalimpsestError(f"no size is called {size!r}: choose one of {', '.join(SIZES)}")
+    if size in SIZES:
+        recordings = int(getattr(LAYOUTS[layout], str(size)))
+    elif str(size).isdecimal() and int(size) > 0:
+        recordings = int(size)
+    else:
+        raise PalimpsestError(f"no size is called {size!r}: choose {', '.join(SIZES)} or a number of recordings")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PalimpsestError(f"{out} is not an empty folder: name a new one, or remove it first")
@@ -47,12 +75,14 @@ def synthesize(layout: str, out: Path, *, seed: int = 0, size: str = "small", wo
         aside.mkdir(parents=True)
     except OSError as error:
         raise PalimpsestError(f"{out} cannot be made ({error.strerror}): name another folder") from error
+    module, function = LAYOUTS[layout].writer.split(":")
+    write = partial(getattr(import_module(module), function), aside, seed=seed, recordings=recordings)
     try:
         if workers > 1:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                LAYOUTS[layout](aside, seed=seed, size=size, run=partial(_in_pool, pool))
+                write(run=partial(_in_pool, pool))
         else:
-            LAYOUTS[layout](aside, seed=seed, size=size, run=lambda jobs: [job() for job in jobs])
+            write(run=lambda jobs: [job() for job in jobs])
         aside.replace(out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

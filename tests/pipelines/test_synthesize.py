@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
+import pipelines.synthesize.layouts.corpus
 from pipelines.synthesize import LAYOUTS, synthesize
 from pipelines.synthesize.imu import MOTIONS, move
-from pipelines.synthesize.layouts import COLUMNS, EMOTIONS, write_mp4
+from pipelines.synthesize.layouts.samsemo import COLUMNS, EMOTIONS
+from pipelines.synthesize.layouts.writing import write_mp4
 from pipelines.synthesize.scene import LOOKS, PALETTES, act, setting
 from pipelines.synthesize.speech import RATE, TONES, cast, loudness, speak, trim
 from pipelines.synthesize.words import LANGUAGES, LINES, SENTENCES, WORDS
@@ -134,7 +136,7 @@ def test_nothing_half_made_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (out / "half").write_text("")
         raise OSError("disk full")
 
-    monkeypatch.setitem(LAYOUTS, "corpus", fail)
+    monkeypatch.setattr(pipelines.synthesize.layouts.corpus, "corpus", fail)
     with pytest.raises(OSError, match="disk full"):
         synthesize("corpus", tmp_path / "out", size="tiny")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,54 @@
+"""Recordings inside zip archives: their members laid out as files for as long as they are cut."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from pipelines.quality import Unfit
+from store.types import Recording, Track
+
+MAX_MEMBER = 8 << 30
+
+
+@contextlib.contextmanager
+def unpacked(recording: Recording, source: Path) -> Iterator[tuple[Recording, Path]]:
+    """`recording` with files for tracks, and the folder they are relative to; it is gone when the block ends.
+
+    Names inside an archive never become paths outside that folder.
+
+    Raises:
+        Unfit: the archive is damaged, or holds no such member.
+    """
+    if not any(track.member for track in recording.tracks.values()):
+        yield recording, source
+        return
+    with tempfile.TemporaryDirectory(prefix="palimpsest-") as scratch:
+        tracks = {}
+        for modality, track in recording.tracks.items():
+            if track.member is None:
+                tracks[modality] = replace(track, path=source / track.path if track.path else None)
+                continue
+            folder = Path(scratch, modality)
+            folder.mkdir()
+            for name in track.members(source):
+                _extract(Track(track.path, name), source, folder / PurePosixPath(name).name)
+            path = folder if track.member.endswith("/") else folder / PurePosixPath(track.member).name
+            tracks[modality] = replace(track, path=path, member=None)
+        yield replace(recording, tracks=tracks), Path(scratch)
+
+
+def _extract(track: Track, source: Path, target: Path) -> None:
+    try:
+        with track.open(source) as packed, open(target, "wb") as file:
+            while chunk := packed.read(1 << 20):
+                file.write(chunk)
+                if file.tell() > MAX_MEMBER:
+                    raise Unfit(f"{track.member} unpacks to more than {MAX_MEMBER >> 30} GiB")
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise Unfit(f"{track.member} in {track.path} is damaged: {error}") from error
