@@ -115,7 +115,7 @@ def _rows(
 
 def _cut(path: Path, recording: Recording, format: ClipFormat, folder: Path) -> list[Sample]:
     try:
-        return cut_all(recording, format, folder)
+        return list(cut_all(recording, format, folder))
     except PalimpsestError as error:
         raise PalimpsestError(f"{path}: {error}") from error
 

@@ -36,8 +36,8 @@ def unpacked(recording: Recording, source: Path) -> Iterator[tuple[Recording, Pa
                 continue
             folder = Path(scratch, modality)
             folder.mkdir()
-            for name in track.members(source):
-                _extract(Track(track.path, name), source, folder / PurePosixPath(name).name)
+            for info in track.members(source):
+                _extract(Track(track.path, info.filename), source, folder / PurePosixPath(info.filename).name)
             path = folder if track.member.endswith("/") else folder / PurePosixPath(track.member).name
             tracks[modality] = replace(track, path=path, member=None)
         yield replace(recording, tracks=tracks), Path(scratch)

@@ -97,12 +97,18 @@ def cut(recording: Recording, clip: Clip, format: ClipFormat, source: Path) -> S
     Raises:
         Unfit: the recording or the window is no good, and why.
     """
-    return cut_all(replace(recording, clips=(clip,)), format, source)[0]
+    return next(cut_all(replace(recording, clips=(clip,)), format, source))
 
 
 def cut_all(
-    recording: Recording, format: ClipFormat, source: Path, *, dataset: str = "", recording_id: str | None = None
-) -> list[Sample]:
+    recording: Recording,
+    format: ClipFormat,
+    source: Path,
+    *,
+    dataset: str = "",
+    recording_id: str | None = None,
+    quality: Quality | None = None,
+) -> Iterator[Sample]:
     """All clips of `recording`, its tracks decoded once; clips of one window become one sample with both's labels.
 
     Raises:
@@ -142,7 +148,9 @@ def cut_all(
         samples[key] = sample
     if not samples:
         raise Unfit(f"no clip of at least {format.min_s:g} s; the recording lasts {signals.duration_s:.2f} s")
-    return list(samples.values())
+    if quality is not None:
+        quality |= signals.quality
+    yield from sorted(samples.values(), key=lambda sample: sample.meta["start_s"])
 
 
 def source_path(recording: Recording) -> str | None:

@@ -7,11 +7,12 @@ import ctypes
 import fcntl
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO, cast
 
 from fsspec.core import url_to_fs
 
@@ -80,22 +81,32 @@ class Lake:
 
 
 def put(url: str | Path, data: bytes) -> None:
-    """Write `data` under `url` in one step: readers see the former content or the new one, never a part.
+    """Write `data` under `url` in one step: readers see the former content or the new one, never a part."""
+    with new_file(url) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def new_file(url: str | Path) -> Iterator[BinaryIO]:
+    """A file, open for writing, that lies under `url` once the block ends well; if it does not, nothing has changed.
 
     Local files are written aside, synced and renamed; object stores are atomic by themselves.
     """
     target = _local(url)
     if target is None:
         fs, path = url_to_fs(str(url))
-        fs.pipe_file(path, data)
+        with tempfile.NamedTemporaryFile(prefix="palimpsest-") as file:
+            yield cast(BinaryIO, file)
+            file.flush()
+            fs.put_file(file.name, path)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        with open(aside, "w+b") as written:
+            yield written
+            written.flush()
+            os.fsync(written.fileno())
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)

@@ -65,7 +65,8 @@ TABLES = {
     table.name: table
     for table in (
         _table("datasets", "dataset", dataset=_S, reader=_S, format_digest=_S, format=_S, source=_S),
-        _table("batches", "dataset batch", dataset=_S, batch=_S, plan=_S, position=_I, slug=_S, recordings=_NAMES),
+        _table("batches", "dataset batch", dataset=_S, batch=_S, plan=_S, position=_I, slug=_S, recordings=_NAMES,
+               arrival=_S),
         _table("recordings", "dataset recording", dataset=_S, recording=_S, name=_S, source_path=_S, bytes=_I,
                labels=_NAMES, domain=_S, arrival=_S, split=_S, language=_S, clips=_I, quality=_S),
         _table("samples", "dataset key", dataset=_S, key=_S, recording=_S, labels=_NAMES, domain=_S, arrival=_S,

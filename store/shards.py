@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 
-from store.lake import get, put
+from store.lake import get, new_file
 from store.types import PalimpsestError, Sample
 
 BLOCK = tarfile.BLOCKSIZE
@@ -87,24 +88,92 @@ def decode(key: str, members: Iterable[tuple[str, bytes]]) -> Sample:
     return sample
 
 
-def write_shard(url: str, samples: Iterable[Sample]) -> Shard:
-    """Write `samples` as one USTAR file with fixed times and owners, in one atomic step."""
-    buffer, entries = io.BytesIO(), []
-    for sample in samples:
-        start = buffer.tell()
+class _Discarded(Exception):  # noqa: N818 - a signal, not an error
+    """What makes an unfinished file vanish."""
+
+
+class Mark(NamedTuple):
+    """How far a `ShardWriter` had come: samples, bytes, and the hash over them."""
+
+    entries: int
+    bytes: int
+    hash: hashlib._Hash
+
+
+class ShardWriter:
+    """Writes samples as one USTAR file with fixed times and owners, one at a time, to be had in one atomic step.
+
+    What was added since a `mark` can be taken back, so a recording that turns out bad half-way leaves no trace::
+
+        with ShardWriter(url) as writer:
+            writer.add(sample)
+        writer.shard    # None where nothing was added: then there is no file either
+    """
+
+    def __init__(self, url: str):
+        self.url = url
+        self.entries: list[Entry] = []
+        self.shard: Shard | None = None
+        self._hash = hashlib.sha256()
+        self._aside = contextlib.ExitStack()
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is None and self._file is not None and self.entries:
+            self._write(b"\0" * (2 * BLOCK))
+            self.shard = Shard(self.url, self._file.tell(), self._hash.hexdigest(), tuple(self.entries))
+            self._aside.close()
+        else:
+            self._aside.__exit__(_Discarded, _Discarded(), None)
+
+    def add(self, sample: Sample) -> Entry:
+        """Append `sample`; returns where it lies."""
+        if self._file is None:
+            self._file = self._aside.enter_context(new_file(self.url))
+        start, digest = self._file.tell(), hashlib.sha256()
         for suffix, data in encode(sample):
             info = tarfile.TarInfo(f"{sample.key}.{suffix}")
             info.size = len(data)
-            buffer.write(info.tobuf(tarfile.USTAR_FORMAT))
-            buffer.write(data)
-            buffer.write(b"\0" * (-len(data) % BLOCK))
-        region = buffer.getbuffer()[start : buffer.tell()]
-        entries.append(Entry(sample.key, start, len(region), hashlib.sha256(region).hexdigest()[:16]))
-        region.release()
-    buffer.write(b"\0" * (2 * BLOCK))
-    data = buffer.getvalue()
-    put(url, data)
-    return Shard(url, len(data), hashlib.sha256(data).hexdigest(), tuple(entries))
+            for part in (info.tobuf(tarfile.USTAR_FORMAT), data, b"\0" * (-len(data) % BLOCK)):
+                digest.update(part)
+                self._write(part)
+        entry = Entry(sample.key, start, self._file.tell() - start, digest.hexdigest()[:16])
+        self.entries.append(entry)
+        return entry
+
+    def mark(self) -> Mark:
+        """The present state, to go back to."""
+        return Mark(len(self.entries), self._file.tell() if self._file else 0, self._hash.copy())
+
+    def take_back(self, mark: Mark) -> None:
+        """Forget all that was added since `mark`."""
+        del self.entries[mark.entries :]
+        self._hash = mark.hash.copy()
+        if self._file is not None:
+            self._file.seek(mark.bytes)
+            self._file.truncate()
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        self._hash.update(data)
+        self._file.write(data)
+
+
+def write_shard(url: str, samples: Iterable[Sample]) -> Shard:
+    """Write `samples` as one shard.
+
+    Raises:
+        ValueError: there are none.
+    """
+    with ShardWriter(url) as writer:
+        for sample in samples:
+            writer.add(sample)
+    if writer.shard is None:
+        raise ValueError(f"no sample for {url}")
+    return writer.shard
 
 
 def read_sample(url: str, entry: Entry) -> Sample:

@@ -7,6 +7,7 @@ import functools
 import gzip
 import hashlib
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -86,14 +87,14 @@ class Track:
             return
         path = source / self.path
         if path.is_dir():
-            for still in sorted(path.iterdir()):
-                yield still.name.encode()
+            for still in sorted(one for one in path.iterdir() if one.is_file()):
+                yield os.fsencode(still.name)
                 yield from Track(still.relative_to(source)).chunks(source, size)
             return
         if self.member and self.member.endswith("/"):
-            for name in self.members(source):
-                yield PurePosixPath(name).name.encode()
-                yield from Track(self.path, name).chunks(source, size)
+            for info in self.members(source):
+                yield PurePosixPath(info.filename).name.encode()
+                yield from Track(self.path, info.filename).chunks(source, size)
             return
         with self.open(source) as file:
             file.seek(self.offset)
@@ -102,8 +103,8 @@ class Track:
                 left = left - len(chunk) if left > 0 else left
                 yield chunk
 
-    def members(self, source: Path) -> list[str]:
-        """The files of the archive that are the track, in order of name; none where it holds no such member.
+    def members(self, source: Path) -> list[zipfile.ZipInfo]:
+        """The members of the archive that are the track, in order of name; none where it holds no such one.
 
         Raises:
             OSError: there is no archive, or it is damaged.
@@ -111,7 +112,7 @@ class Track:
         assert self.path is not None and self.member is not None
         _, folders = _archive(source / self.path, (source / self.path).stat().st_mtime_ns)
         folder, _, name = self.member.rpartition("/")
-        return [f"{folder}/{one}".lstrip("/") for one in folders.get(folder, ()) if not name or one == name]
+        return [info for info in folders.get(folder, ()) if not name or info.filename == self.member]
 
     def open(self, source: Path) -> BinaryIO:
         """The track's file, or its member of an archive, unpacked.
@@ -135,16 +136,16 @@ class Track:
 
 
 @functools.lru_cache(maxsize=8)  # thousands of tracks are read from one archive
-def _archive(path: Path, _mtime_ns: int) -> tuple[zipfile.ZipFile, dict[str, list[str]]]:
-    """The opened archive, and the names of its files by folder."""
+def _archive(path: Path, _mtime_ns: int) -> tuple[zipfile.ZipFile, dict[str, list[zipfile.ZipInfo]]]:
+    """The opened archive, and its files by folder."""
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise OSError(f"damaged zip archive: {path.name}") from error
-    folders: dict[str, list[str]] = {}
-    for name in sorted(name for name in archive.namelist() if not name.endswith("/")):
-        folder, _, file = name.rpartition("/")
-        folders.setdefault(folder, []).append(file)
+    folders: dict[str, list[zipfile.ZipInfo]] = {}
+    for info in sorted(archive.infolist(), key=lambda info: info.filename):
+        if not info.is_dir():
+            folders.setdefault(info.filename.rpartition("/")[0], []).append(info)
     return archive, folders
 
 
@@ -180,6 +181,7 @@ class Recording:
         clips: the windows to cut; empty lets the format's window decide.
         labels: names, for clips that carry none of their own.
         group: recordings that must share a split (one film, one sentence, one session).
+        fault: why it cannot be cut, where what its list says of it cannot be understood; it goes to quarantine so.
     """
 
     name: str
@@ -191,6 +193,7 @@ class Recording:
     split: Split | None = None
     group: str | None = None
     language: str | None = None
+    fault: str | None = None
 
     def content_id(self, source: Path) -> str:
         """16 hexadecimal digits of the SHA-256 over the tracks' bytes: the recording's identity wherever it lies.

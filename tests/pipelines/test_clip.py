@@ -52,7 +52,7 @@ def test_a_real_word_is_the_same_window_of_its_sentence(recordings):
     source = recordings / "grid-s1"
     sentence = next(reader("grid").recordings(source))
     whole = pyav.scan(source / sentence.tracks[Modality.VIDEO].path, audio_hz=16_000).audio
-    samples = cut_all(sentence, ClipFormat(margin_s=0.04), source)
+    samples = list(cut_all(sentence, ClipFormat(margin_s=0.04), source))
     assert [sample.meta["labels"] for sample in samples] == [["bin"], ["blue"], ["at"], ["f"], ["two"], ["now"]]
     for sample, clip in zip(samples, sentence.clips, strict=True):
         start, end = round((clip.start_s - 0.04) * 16_000), round((clip.end_s + 0.04) * 16_000)
@@ -94,7 +94,7 @@ def test_a_clip_too_long_to_learn_from_is_refused(tmp_path, talk):
 def test_a_video_whose_clips_are_all_too_short_says_so(tmp_path, talk):
     short = replace(talk, clips=(Clip(0.0, 0.1), Clip(1.0, 1.2)))
     with pytest.raises(Unfit, match="no clip of at least 0.5 s; the recording lasts 3.0"):
-        cut_all(short, replace(FORMAT, min_s=0.5), tmp_path)
+        list(cut_all(short, replace(FORMAT, min_s=0.5), tmp_path))
 
 
 def test_a_damaged_gzip_is_unfit(tmp_path):

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import soundfile
 import webdataset
+from PIL import Image
 
 import pipelines.ingest
+import pipelines.plan
 from pipelines.clip import ClipFormat
 from pipelines.ingest import build_shard, ingest
 from pipelines.readers import reader
 from store.lake import Lake, lock
 from store.ledger import Ledger
 from store.shards import Entry, read_sample
-from store.types import PalimpsestError
+from store.types import Modality, PalimpsestError, Recording, Sample, Track
 
 FORMAT = ClipFormat(frames=2, frame_size=(16, 16))
 ROOT = Path(__file__).parents[2]
@@ -50,16 +55,16 @@ def state(lake: Lake) -> dict:
     return {"files": files} | {name: table(lake, name) for name in ("samples", "recordings", "shards", "batches")}
 
 
-def read_all(lake: Lake) -> list[str]:
-    """The key of every sample, each read from where the ledger says it lies."""
+def read_samples(lake: Lake) -> list[Sample]:
+    """Every sample, each read from where the ledger says it lies."""
     rows = Ledger(lake).rows("SELECT s.*, h.url FROM samples s JOIN shards h USING (dataset, shard)")
     entries = [(row["url"], Entry(row["key"], row["offset"], row["size"], row["checksum"])) for row in rows]
-    return [read_sample(lake.resolve(url), entry).key for url, entry in entries]
+    return [read_sample(lake.resolve(url), entry) for url, entry in entries]
 
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(pipelines.ingest, "BATCH_RECORDINGS", 3)
+    monkeypatch.setattr(pipelines.plan, "BATCH_RECORDINGS", 3)
 
 
 @pytest.fixture
@@ -109,7 +114,7 @@ def test_workers_do_not_change_a_byte(tmp_path, talks, small_batches):
 
 
 def test_workers_do_not_change_a_byte_of_real_recordings(tmp_path, recordings, monkeypatch):
-    monkeypatch.setattr(pipelines.ingest, "BATCH_RECORDINGS", 20)
+    monkeypatch.setattr(pipelines.plan, "BATCH_RECORDINGS", 20)
     for name, workers in (("one", 1), ("two", 2)):
         summary = ingest(
             Lake(tmp_path / name),
@@ -166,10 +171,11 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, lake, talks, small_ba
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "import pipelines.ingest as module\n"
+        "import pipelines.plan\n"
         "from pipelines.clip import ClipFormat\n"
         "from pipelines.readers import reader\n"
         "from store.lake import Lake\n"
-        "module.BATCH_RECORDINGS, module.COMMIT_EVERY = 3, 0.0\n"
+        "pipelines.plan.BATCH_RECORDINGS, module.COMMIT_EVERY = 3, 0.0\n"
         "def run(batches):\n"
         "    for number, batch in enumerate(batches):\n"
         "        built = module.build_shard(batch)\n"
@@ -293,7 +299,7 @@ def test_a_lost_shard_is_built_again_as_it_was(lake, talks, small_batches):
     again = run(lake, talks)
     assert (again.resumed, again.shards, again.known) == (1, 1, 7)
     assert state(lake) == before
-    assert len(read_all(lake)) == 10
+    assert len(read_samples(lake)) == 10
     assert run(lake, talks).shards == 0
 
 
@@ -311,7 +317,7 @@ def test_a_lost_shard_of_added_clips_is_built_again_as_it_was(lake, talks):
 def test_a_lake_that_was_moved_is_read_and_not_decoded_again(tmp_path, lake, talks, monkeypatch):
     run(lake, talks)
     moved = Lake(lake.root.rename(tmp_path / "elsewhere"))
-    assert len(read_all(moved)) == 10
+    assert len(read_samples(moved)) == 10
     monkeypatch.setattr(pipelines.ingest, "cut_all", None)
     again = run(moved, talks)
     assert (again.recordings, again.known, again.quarantined) == (0, 10, ())
@@ -322,7 +328,7 @@ def test_shards_recorded_by_their_whole_path_are_read_and_not_decoded_again(lake
     ledger = Ledger(lake)
     shards = ledger.rows("SELECT * EXCLUDE recorded_at FROM shards")
     ledger.append("shards", [row | {"url": str(lake.root / row["url"])} for row in shards])
-    assert len(read_all(lake)) == 10
+    assert len(read_samples(lake)) == 10
     assert run(lake, talks).recordings == 0
 
 
@@ -391,3 +397,71 @@ def test_progress_counts_recordings(lake, talks, small_batches):
     seen = []
     run(lake, talks, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(3, 10), (6, 10), (9, 10), (10, 10)]
+
+
+def test_what_is_still_changing_is_left_for_later_and_arrives_then(lake, talks):
+    old = time.time() - 3600
+    for number in range(4):
+        os.utime(talks / f"{number}.wav", (old, old))
+    (talks / "9.wav").unlink()
+    first = run(lake, talks, settle_s=60, arrival="monday")
+    assert (first.recordings, first.arriving, first.quarantined) == (4, 6, ())
+    for number in range(4, 9):
+        os.utime(talks / f"{number}.wav", (old, old))
+    second = run(lake, talks, settle_s=60, arrival="tuesday")
+    assert (second.recordings, second.known, second.relabelled, second.arriving) == (5, 4, 0, 1)
+    arrivals = Ledger(lake).rows("SELECT arrival, count(*) AS n FROM samples GROUP BY ALL ORDER BY ALL")
+    assert [(row["arrival"], row["n"]) for row in arrivals] == [
+        ("monday", 4),
+        ("tuesday", 5),
+    ]
+    assert run(lake, talks).relabelled == 0  # a run that names no arrival takes none away
+
+
+def test_what_a_kill_left_over_keeps_the_arrival_it_was_planned_with(lake, talks, small_batches):
+    def stop(batches):
+        yield build_shard(batches[0])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(lake, talks, run=stop, arrival="monday")
+    run(lake, talks, arrival="tuesday")
+    assert {row["arrival"] for row in table(lake, "samples")} == {"monday"}
+
+
+def test_tracks_in_an_archive_are_the_same_as_beside_it(tmp_path, talks, make_video):
+    class Packed:
+        name, version = "packed", 1
+
+        def __repr__(self) -> str:
+            return self.name
+
+        def recordings(self, source):
+            for number in range(3):
+                yield Recording(f"{number}", {Modality.AUDIO: Track(Path("all.zip"), f"deep/../{number}.wav")}, ())
+            yield Recording("stills", {Modality.VIDEO: Track(Path("all.zip"), "stills/", rate_hz=2)}, ())
+            yield Recording("none", {Modality.AUDIO: Track(Path("all.zip"), "none.wav")}, ())
+            yield Recording("odd", {Modality.AUDIO: Track(Path("odd.zip"), "none.wav")}, ())
+
+    with zipfile.ZipFile(talks / "all.zip", "w") as archive:
+        for number in range(3):
+            archive.write(talks / f"{number}.wav", f"deep/../{number}.wav", zipfile.ZIP_DEFLATED)
+        for number in range(4):
+            picture = io.BytesIO()
+            Image.new("RGB", (20, 20), (60 * number, 0, 0)).save(picture, "JPEG")
+            archive.writestr(f"stills/{number}.jpg", picture.getvalue())
+    (talks / "odd.zip").write_bytes(b"PK no archive")
+    lake, beside = Lake(tmp_path / "packed"), Lake(tmp_path / "beside")
+    summary = ingest(lake, Packed(), talks, format=FORMAT, dataset="talks")
+    assert (summary.recordings, summary.samples) == (4, 4)
+    assert dict(summary.quarantined) == {
+        "none": "no such file: all.zip/none.wav",
+        "odd": "cannot be read: odd.zip/none.wav (damaged zip archive: odd.zip)",
+    }
+    run(beside, manifest(talks, *(f"{number}.wav," for number in range(3)), columns="audio,label"))
+    sounds = {sample.key: sample for sample in read_samples(lake) if sample.audio is not None}
+    assert len(sounds) == 3
+    for sample in read_samples(beside):
+        assert (sounds[sample.key].audio == sample.audio).all()
+    assert not list(tmp_path.glob("*.wav"))
+    assert ingest(lake, Packed(), talks, format=FORMAT, dataset="talks").known == 4
