@@ -75,7 +75,7 @@ def modalities(ledger: Ledger, recipe: Recipe, one: Run) -> list[str]:
     if begun := ledger.rows("SELECT modalities FROM runs WHERE run_id = ?", [one.run_id]):
         return begun[0]["modalities"]
     rows = ledger.rows(
-        "SELECT DISTINCT unnest(modalities) AS modality FROM samples WHERE dataset = ?", [recipe.dataset]
+        "SELECT DISTINCT unnest(modalities) AS modality FROM sample_index WHERE dataset = ?", [recipe.dataset]
     )
     return [name for name in recipe.learner.backbones if name in {row["modality"] for row in rows}]
 

@@ -43,8 +43,7 @@ def pretrain(
         PalimpsestError: the data set holds no train samples.
     """
     rows = Ledger(lake).rows(
-        "SELECT s.*, h.url FROM samples s JOIN shards h USING (dataset, shard) "
-        "WHERE s.dataset = ? AND s.split = 'train' ORDER BY s.shard, s.offset",
+        "SELECT * FROM sample_index WHERE dataset = ? AND split = 'train' ORDER BY shard, \"offset\"",
         [dataset],
     )
     if not rows:
@@ -52,7 +51,7 @@ def pretrain(
             f"data set {dataset} holds no train samples in {lake.root}: make some with `palimpsest synthesize corpus "
             f"--out DIR`, then `palimpsest ingest folder --as {dataset} --source DIR`"
         )
-    examples = [Example.from_row(row | {"url": lake.resolve(row["url"])}) for row in rows]
+    examples = [Example.from_row(row, lake) for row in rows]
     there = {modality for example in examples for modality in example.modalities}
     written = []
     for name in [name for name, spec in SPECS.items() if spec.modality in there]:

@@ -9,7 +9,8 @@ from typing import Any
 import webdataset as wds
 from torch.utils.data import IterableDataset
 
-from store.shards import Entry, read_sample
+from store.lake import Lake
+from store.shards import Entry, Sidecar, read_sample
 from store.types import Modality, Sample
 
 
@@ -26,10 +27,15 @@ class Example:
     shard: str
     url: str
     entry: Entry
+    sidecars: tuple[Sidecar, ...] = ()
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Example:
-        """An example from a row of the ledger's `samples` joined with `shards`."""
+    def from_row(cls, row: dict[str, Any], lake: Lake) -> Example:
+        """An example from a row of the ledger's `sample_index`."""
+
+        def entry(part: dict[str, Any]) -> Entry:
+            return Entry(row["key"], part["offset"], part["size"], part["checksum"])
+
         return cls(
             key=row["key"],
             dataset=row["dataset"],
@@ -38,8 +44,11 @@ class Example:
             domain=row["domain"] or "",
             modalities=tuple(Modality(name) for name in row["modalities"]),
             shard=row["shard"],
-            url=row["url"],
-            entry=Entry(row["key"], row["offset"], row["size"], row["checksum"]),
+            url=lake.resolve(row["url"]),
+            entry=entry(row),
+            sidecars=tuple(
+                Sidecar(Modality(part["modality"]), lake.resolve(part["url"]), entry(part)) for part in row["sidecars"]
+            ),
         )
 
 
@@ -51,7 +60,7 @@ class IndexedSource(IterableDataset[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         for example in self.examples:
-            yield read_sample(example.url, example.entry)
+            yield read_sample(example.url, example.entry, example.sidecars)
 
 
 def pipeline(examples: Sequence[Example], *stages: Callable[[Iterator[Any]], Iterator[Any]]) -> wds.DataPipeline:

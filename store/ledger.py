@@ -71,6 +71,8 @@ TABLES = {
                labels=_NAMES, domain=_S, arrival=_S, split=_S, language=_S, clips=_I, quality=_S),
         _table("samples", "dataset key", dataset=_S, key=_S, recording=_S, labels=_NAMES, domain=_S, arrival=_S,
                split=_S, modalities=_NAMES, start_s=_F, duration_s=_F, shard=_S, offset=_I, size=_I, checksum=_S),
+        _table("sidecars", "dataset key modality", dataset=_S, key=_S, modality=_S, shard=_S, offset=_I, size=_I,
+               checksum=_S),
         _table("shards", "dataset shard", dataset=_S, shard=_S, batch=_S, url=_S, bytes=_I, sha256=_S, samples=_I),
         _table("quarantined", "dataset name", dataset=_S, name=_S, recording=_S, source_path=_S, reason=_S),
         _table("streams", "stream", stream=_S, dataset=_S, scenario=_S, definition=_S),

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 from store.lake import get, new_file
-from store.types import PalimpsestError, Sample
+from store.types import Modality, PalimpsestError, Sample
 
 BLOCK = tarfile.BLOCKSIZE
 PNG = b"\x89PNG"
@@ -35,6 +35,15 @@ class Entry:
     offset: int
     size: int
     checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """Where a modality of a sample lies that was added, or replaced, after its shard was written."""
+
+    modality: Modality
+    url: str
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +185,19 @@ def write_shard(url: str, samples: Iterable[Sample]) -> Shard:
     return writer.shard
 
 
-def read_sample(url: str, entry: Entry) -> Sample:
-    """One sample by its index entry: a single read, checked against its checksum.
+def read_sample(url: str, entry: Entry, sidecars: Iterable[Sidecar] = ()) -> Sample:
+    """One sample by its index entry: a single read, and one for each of its `sidecars`, checked against the checksum.
 
     Raises:
         PalimpsestError: the shard is absent, or the bytes are not those that were written.
     """
+    sample = decode(entry.key, _read(url, entry))
+    for sidecar in sidecars:
+        sample.take(sidecar.modality, read_sample(sidecar.url, sidecar.entry))
+    return sample
+
+
+def _read(url: str, entry: Entry) -> Iterable[tuple[str, bytes]]:
     try:
         data = get(url, entry.offset, entry.size)
     except FileNotFoundError as error:
@@ -191,7 +207,7 @@ def read_sample(url: str, entry: Entry) -> Sample:
             f"sample {entry.key} in {url} is damaged: its bytes differ from those written at ingest. "
             "Delete the shard and run the same ingest again."
         )
-    return decode(entry.key, _members(data))
+    return _members(data)
 
 
 def _members(data: bytes) -> Iterable[tuple[str, bytes]]:

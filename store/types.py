@@ -246,6 +246,12 @@ class Sample:
         }
         return tuple(modality for modality, there in present.items() if there)
 
+    def take(self, modality: Modality, other: Sample) -> None:
+        """Put the signal that `other` has of `modality` in the place of this sample's own, if it has one."""
+        name = "frames" if modality is Modality.VIDEO else str(modality)
+        setattr(self, name, getattr(other, name))
+        self.meta["tracks"] = self.meta.get("tracks", {}) | {str(modality): other.meta["tracks"][modality]}
+
 
 def clip_key(recording: str, start_s: Seconds, end_s: Seconds) -> str:
     """The sample key of a window: recording id and both ends in whole milliseconds."""

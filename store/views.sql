@@ -4,6 +4,19 @@
 CREATE OR REPLACE VIEW quarantine AS
 SELECT dataset, name, recording, source_path, reason, recorded_at FROM quarantined WHERE reason IS NOT NULL;
 
+-- Every sample with all its modalities and where its parts lie: its shard's, and what sidecar shards added or replaced.
+CREATE OR REPLACE VIEW sample_index AS
+WITH added AS (
+    SELECT c.dataset, c.key, list(c.modality ORDER BY c.modality) AS names, list({
+        'modality': c.modality, 'shard': c.shard, 'url': h.url, 'offset': c."offset", 'size': c.size, 'checksum': c.checksum
+    } ORDER BY c.modality) AS parts
+    FROM sidecars c JOIN shards h USING (dataset, shard) GROUP BY ALL
+)
+SELECT s.* EXCLUDE (modalities),
+    list_concat(s.modalities, list_filter(coalesce(a.names, []), lambda m: NOT list_contains(s.modalities, m))) AS modalities,
+    h.url, coalesce(a.parts, []) AS sidecars
+FROM samples s JOIN shards h USING (dataset, shard) LEFT JOIN added a USING (dataset, key);
+
 -- Accuracy from the single predictions: one row a run, task learned, task measured, protocol, modality set and split.
 CREATE OR REPLACE VIEW task_accuracy AS
 SELECT

@@ -10,7 +10,7 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from store.shards import read_sample, write_shard
+from store.shards import ShardWriter, read_sample, write_shard
 from store.types import Modality, PalimpsestError, Sample
 
 
@@ -100,3 +100,31 @@ def test_a_truncated_or_absent_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar").unlink()
     with pytest.raises(PalimpsestError, match="absent"):
         read_sample(shard.url, shard.entries[0])
+
+
+def test_what_is_taken_back_leaves_no_trace(tmp_path: Path) -> None:
+    one, two = samples()
+    plain = write_shard(str(tmp_path / "plain.tar"), [one])
+    with ShardWriter(str(tmp_path / "a.tar")) as writer:
+        start = writer.mark()
+        writer.add(two)
+        writer.take_back(start)
+        writer.add(one)
+        after = writer.mark()
+        writer.add(two)
+        writer.take_back(after)
+    assert writer.shard is not None
+    assert (writer.shard.sha256, writer.shard.entries) == (plain.sha256, plain.entries)
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "plain.tar").read_bytes()
+
+
+def test_a_shard_without_samples_or_of_an_error_is_no_file(tmp_path: Path) -> None:
+    with ShardWriter(str(tmp_path / "a.tar")) as writer:
+        start = writer.mark()
+        writer.add(samples()[0])
+        writer.take_back(start)
+    assert writer.shard is None
+    with pytest.raises(KeyboardInterrupt), ShardWriter(str(tmp_path / "b.tar")) as writer:
+        writer.add(samples()[0])
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
