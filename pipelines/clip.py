@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
-from collections.abc import Iterator
+import math
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.archive import unpacked
 from pipelines.media import depth, ffmpeg, imu, pyav, stills
-from pipelines.quality import Quality, Unfit, gate
-from store.types import Clip, Hertz, Modality, Recording, Sample, Seconds, Track, clip_key
+from pipelines.media.shift import Babbled, veiled
+from pipelines.quality import Deadline, Quality, Unfit, gate
+from store.types import Clip, Hertz, Modality, Recording, Sample, Seconds, Shift, Track, clip_key
 
 MAIN = (Modality.VIDEO, Modality.AUDIO, Modality.IMAGE, Modality.IMU, Modality.DEPTH, Modality.TEXT)
 END_SLACK: Seconds = 0.5
@@ -28,9 +35,11 @@ class ClipFormat:
 
     Attributes:
         frames: video frames a clip, at the centres of as many equal parts of it.
-        frame_size: width and height of a frame, pixels.
+        frame_hz: frames a second of the clip instead, at the centres of their times; None for `frames` a clip.
+        keyframes: show the key frame that is, or was last, on screen; no other is decoded.
+        frame_size: width and height of a frame, pixels; None keeps its own.
         crop: x, y, width, height of what is kept of the upright frame, as fractions of it; None keeps all.
-        audio_hz: rate of the mono PCM16 sound.
+        audio_hz: rate of the mono PCM16 sound; None leaves sound out.
         imu_hz: rate that inertial tracks are resampled to.
         acc_factor: m/s^2 that one unit of the acceleration columns stands for.
         gyro_factor: rad/s that one unit of the gyroscope columns stands for.
@@ -48,9 +57,11 @@ class ClipFormat:
     """
 
     frames: int = 8
-    frame_size: tuple[int, int] = (64, 64)
+    frame_hz: Hertz | None = None
+    keyframes: bool = False
+    frame_size: tuple[int, int] | None = (64, 64)
     crop: tuple[float, float, float, float] | None = None
-    audio_hz: int = 16_000
+    audio_hz: int | None = 16_000
     imu_hz: Hertz = 50.0
     acc_factor: float = 1.0
     gyro_factor: float = 1.0
@@ -97,7 +108,8 @@ def cut(recording: Recording, clip: Clip, format: ClipFormat, source: Path) -> S
     Raises:
         Unfit: the recording or the window is no good, and why.
     """
-    return next(cut_all(replace(recording, clips=(clip,)), format, source))
+    (sample,) = cut_all(replace(recording, clips=(clip,)), format, source)
+    return sample
 
 
 def cut_all(
@@ -108,49 +120,53 @@ def cut_all(
     dataset: str = "",
     recording_id: str | None = None,
     quality: Quality | None = None,
+    partial: bool = False,
 ) -> Iterator[Sample]:
-    """All clips of `recording`, its tracks decoded once; clips of one window become one sample with both's labels.
+    """The clips of `recording` by start and end, its tracks decoded once, in memory that does not grow with its length.
+
+    Clips of one window become one sample with the labels of all.
+
+    Args:
+        recording: its tracks' paths are relative to `source`.
+        format: how to cut.
+        source: the data set's folder.
+        dataset: what the samples say they belong to.
+        recording_id: its identity, where that is known.
+        quality: filled with what is found of the recording, complete at the end; a sample tells of its own frames.
+        partial: clips that the recording ends before are left out, and those it ends in cut short.
 
     Raises:
-        Unfit: the recording is no good, and why.
+        Unfit: the recording is no good, and why; some of that shows only at its end, when samples have been yielded.
     """
+    quality = {} if quality is None else quality
     try:
+        size = _regular(recording, source)
         recording_id = recording_id or recording.content_id(source)
-        signals = _Signals(recording, format, source)
+        with contextlib.ExitStack() as stack:
+            laid_out, folder = stack.enter_context(unpacked(recording, source))
+            babble = [_laid_out(track, source, stack) for track in recording.shift.babble] if recording.shift else []
+            signals = _Signals(laid_out, format, folder, quality, Deadline.of(size), stack, babble, partial=partial)
+            common = {
+                "dataset": dataset,
+                "recording": recording_id,
+                "name": recording.name,
+                "split": recording.split,
+                "domain": recording.domain,
+                "arrival": recording.arrival,
+                "language": recording.language,
+                "source": source_path(recording),
+            }
+            for (start_ms, end_ms), clips in signals.clips:
+                sample = signals.cut(clip_key(recording_id, start_ms / 1000, end_ms / 1000), clips[-1])
+                labels = dict.fromkeys(label for clip in clips for label in clip.labels or recording.labels)
+                sample.meta |= common | {"labels": list(labels)}
+                yield sample
+            quality |= signals.seen()
+            gate(quality)
     except FileNotFoundError as error:
         raise Unfit(f"no such file: {below(error.filename, source)}") from error
     except OSError as error:
         raise Unfit(f"cannot be read: {error.strerror or error}") from error
-    samples: dict[str, Sample] = {}
-    for clip in windows(recording.clips, signals.duration_s, format):
-        start, end = signals.window(clip)
-        key = clip_key(recording_id, clip.start_s, end if clip.end_s is None else clip.end_s)
-        labels = clip.labels or recording.labels
-        if key in samples:
-            labels = (*samples[key].meta["labels"], *labels)
-        sample = signals.cut(key, clip, start, end)
-        sample.meta |= {
-            "key": key,
-            "dataset": dataset,
-            "recording": recording_id,
-            "name": recording.name,
-            "clip": [clip.start_s, clip.end_s],
-            "split": recording.split,
-            "labels": list(dict.fromkeys(labels)),
-            "domain": recording.domain,
-            "arrival": recording.arrival,
-            "language": recording.language,
-            "source": source_path(recording),
-            "quality": signals.quality,
-        }
-        if not sample.modalities:
-            raise Unfit(f"no track has anything between {start:g} and {end:g} s")
-        samples[key] = sample
-    if not samples:
-        raise Unfit(f"no clip of at least {format.min_s:g} s; the recording lasts {signals.duration_s:.2f} s")
-    if quality is not None:
-        quality |= signals.quality
-    yield from sorted(samples.values(), key=lambda sample: sample.meta["start_s"])
 
 
 def source_path(recording: Recording) -> str | None:
@@ -182,39 +198,58 @@ def windows(clips: tuple[Clip, ...], duration_s: Seconds, format: ClipFormat) ->
 
 
 class _Signals:
-    """A recording's decoded tracks, from which windows are cut."""
+    """A recording's tracks, opened, from which windows are cut in order of time."""
 
-    def __init__(self, recording: Recording, format: ClipFormat, source: Path):
-        self.format, self.quality = format, Quality()
-        self._audio = self._imu = self._image = self._depth = self._text = None
-        self._image_size = (0, 0)
+    def __init__(
+        self,
+        recording: Recording,
+        format: ClipFormat,
+        source: Path,
+        quality: Quality,
+        deadline: Deadline,
+        stack: contextlib.ExitStack,
+        babble: Sequence[Path],
+        *,
+        partial: bool,
+    ):
+        self.format, self.quality, self._clips = format, quality, recording.clips
+        self._shift, self._partial = recording.shift or Shift(), partial
+        self._deadline, self._stack = deadline, stack
+        self._audio: pyav.Sound | Babbled | None = None
+        self._imu = self._image = self._depth = self._text = None
+        self._image_size = self._frame_size = (0, 0)
         self._video: pyav.Scan | None = None
         self._stills: list[Path] = []
         tracks, ends = recording.tracks, [0.0]
         if track := tracks.get(Modality.VIDEO):
             ends.append(self._open_video(track, source, sound=Modality.AUDIO not in tracks))
-        if track := tracks.get(Modality.AUDIO):
-            found = pyav.scan(_path(track, source), audio_hz=format.audio_hz, video=False)
-            self._audio, self.quality = found.audio, {**found.quality, **self.quality}
+        if (track := tracks.get(Modality.AUDIO)) and format.audio_hz:
+            found = pyav.scan(_path(track, source), audio_hz=format.audio_hz, video=False, deadline=deadline)
+            stack.callback(found.close)
+            self._audio = found.audio
+            quality |= {**found.quality, **quality}
             ends.append(found.duration_s)
         if track := tracks.get(Modality.IMU):
-            self._imu, quality = imu.read(
-                _read(track, source),
-                hz=format.imu_hz,
-                rate_hz=track.rate_hz,
-                acc_factor=format.acc_factor,
-                gyro_factor=format.gyro_factor,
-                centre=format.imu_centre,
-                kernel=format.imu_kernel,
-            )
-            self.quality |= quality
+            with _opened(track, source) as file:
+                self._imu, found_imu = imu.read(
+                    file,
+                    hz=format.imu_hz,
+                    rate_hz=track.rate_hz,
+                    acc_factor=format.acc_factor,
+                    gyro_factor=format.gyro_factor,
+                    centre=format.imu_centre,
+                    kernel=format.imu_kernel,
+                    deadline=deadline,
+                )
+            quality |= found_imu
             ends.append(len(self._imu) / format.imu_hz)
         if track := tracks.get(Modality.IMAGE):
             picture = stills.image(_read(track, source), _name(track), track.shape)
             picture = stills.fit(
                 picture.convert("L" if track.shape and len(track.shape) == 2 else "RGB"), format.image_size
             )
-            self._image, self._image_size = self._encode(picture, lossless=track.shape is not None), picture.size
+            self._image = stills.png(picture) if track.shape else self._encode(picture)
+            self._image_size = picture.size
         if track := tracks.get(Modality.DEPTH):
             self._depth = depth.read(
                 _read(track, source), _name(track), factor=format.depth_factor, size=format.depth_size
@@ -222,16 +257,22 @@ class _Signals:
         if track := tracks.get(Modality.TEXT):
             self._text = _read(track, source).decode(errors="replace").strip()
         self.duration_s: Seconds = round(max(ends), 6)
-        gate(self.quality)
-        found_clips = windows(recording.clips, self.duration_s, format)
-        self._frames = self._decode_frames([self.window(clip) for clip in found_clips])
+        gate(quality)
+        self._apply_shift(babble)
+
+        self.clips = sorted(self._plan().items())
+        self._film: _Film | None = None
+        if self._video is not None or self._stills:
+            wanted = [self._instants(*self.window(clip)) for _, clips in self.clips for clip in clips]
+            self._film = _Film(np.unique(np.concatenate(wanted)), self._jpegs)
 
     def window(self, clip: Clip) -> tuple[Seconds, Seconds]:
         """What is cut for `clip`: with its margins, inside the recording."""
         end = self.duration_s if clip.end_s is None else clip.end_s
         if clip.start_s < 0 or end < clip.start_s:
             raise Unfit(f"clip {clip.start_s:g}-{end:g} s ends before it starts, or starts before the recording")
-        if self.duration_s and (clip.start_s >= self.duration_s or end > self.duration_s + END_SLACK):
+        latest = math.inf if self._partial else self.duration_s + END_SLACK
+        if self.duration_s and (clip.start_s >= self.duration_s or end > latest):
             raise Unfit(f"clip {clip.start_s:g}-{end:g} s lies beyond the recording's end at {self.duration_s:.1f} s")
         if end - clip.start_s > self.format.max_s:
             raise Unfit(
@@ -241,18 +282,22 @@ class _Signals:
         margin = self.format.margin_s
         return max(0.0, round(clip.start_s - margin, 6)), round(min(self.duration_s, end + margin), 6)
 
-    def cut(self, key: str, clip: Clip, start: Seconds, end: Seconds) -> Sample:
-        """The signals between `start` and `end`, and the part of the JSON that describes them."""
+    def cut(self, key: str, clip: Clip) -> Sample:
+        """The signals of `clip`, which starts no earlier than the one before, and the JSON that describes them."""
+        start, end = self.window(clip)
         tracks: dict[str, dict[str, Any]] = {}
-        sample = Sample(key, {"start_s": start, "duration_s": round(end - start, 6), "tracks": tracks})
-        if self._frames:
-            sample.frames = [self._frames[t] for t in _centres(start, end, self.format.frames)]
-            rate = round(self.format.frames / (end - start), 4) if end > start else None
-            width, height = self.format.frame_size
-            tracks["video"] = {"rate_hz": rate, "length": len(sample.frames), "width": width, "height": height}
+        sample = Sample(key, {"key": key, "clip": [clip.start_s, clip.end_s], "start_s": start})
+        sample.meta |= {"duration_s": round(end - start, 6), "tracks": tracks, "quality": dict(self.quality)}
+        if self._film is not None:
+            times = self._instants(start, end)
+            sample.frames, damaged = self._film.show(times, since=start - 0.001)  # starts are in order to the ms
+            sample.meta["quality"] |= {"video_decoded": len(times), "video_errors": damaged}
+            rate = self.format.frame_hz or (round(self.format.frames / (end - start), 4) if end > start else None)
+            width, height = self._frame_size
+            tracks["video"] = {"rate_hz": rate, "length": len(times), "width": width, "height": height}
         if self._audio is not None:
-            sample.audio = _span(self._audio, start, end, self.format.audio_hz)
-            tracks["audio"] = {"rate_hz": self.format.audio_hz}
+            sample.audio = _span(self._audio, start, end, self._audio.hz)
+            tracks["audio"] = {"rate_hz": self._audio.hz}
         if self._imu is not None:
             sample.imu = _span(self._imu, start, end, self.format.imu_hz)
             tracks["imu"] = {"rate_hz": self.format.imu_hz}
@@ -272,7 +317,47 @@ class _Signals:
         if text := clip.text or self._text:
             sample.text = text
             tracks["text"] = {"length": len(text)}
+        if not sample.modalities:
+            raise Unfit(f"no track has anything between {start:g} and {end:g} s")
         return sample
+
+    def seen(self) -> Quality:
+        """How the frames of all clips came out."""
+        return {} if self._film is None else self._film.quality
+
+    def _apply_shift(self, babble: Sequence[Path]) -> None:
+        if self._audio is not None and babble:
+            voices = []
+            for path in babble:
+                found = pyav.scan(path, audio_hz=self._audio.hz, video=False, deadline=self._deadline)
+                self._stack.callback(found.close)
+                voices += [found.audio] if found.audio else []
+            self._audio = Babbled(cast(pyav.Sound, self._audio), voices, self._shift.snr_db)
+        for modality in self._shift.drop:
+            if modality is Modality.VIDEO:
+                self._video, self._stills = None, []
+            else:
+                setattr(self, f"_{modality}", None)
+
+    def _plan(self) -> dict[tuple[int, int], list[Clip]]:
+        """The clips to cut by start and end in milliseconds, which is what tells samples apart."""
+        plan: dict[tuple[int, int], list[Clip]] = {}
+        clips = windows(self._clips, self.duration_s, self.format)
+        for clip in (clip for clip in clips if not self._partial or clip.start_s < self.duration_s):
+            _, end = self.window(clip)
+            end = end if clip.end_s is None else clip.end_s
+            plan.setdefault((round(1000 * clip.start_s), round(1000 * end)), []).append(clip)
+        if not plan:
+            raise Unfit(f"no clip of at least {self.format.min_s:g} s; the recording lasts {self.duration_s:.2f} s")
+        return plan
+
+    def _instants(self, start: Seconds, end: Seconds) -> NDArray[np.float64]:
+        """When the frames of a window are on screen."""
+        hz, count, length = self.format.frame_hz, self.format.frames, end - start
+        if hz and length * hz > 0.5:
+            return np.round(start + (np.arange(math.ceil(length * hz - 0.5 - 1e-6)) + 0.5) / hz, 6)
+        count = 1 if hz else count
+        return np.round(start + (np.arange(count) + 0.5) * length / count, 6)
 
     def _open_video(self, track: Track, source: Path, *, sound: bool) -> Seconds:
         path = _path(track, source)
@@ -280,52 +365,102 @@ class _Signals:
             self._stills = stills.listing(path)
             self.quality["video_frames"] = len(self._stills)
             return len(self._stills) / track.rate_hz if track.rate_hz else 0.0
-        self._video = pyav.scan(path, audio_hz=self.format.audio_hz if sound else None)
-        self._audio, self.quality = self._video.audio, self._video.quality
-        return self._video.duration_s
+        found = pyav.scan(path, audio_hz=self.format.audio_hz if sound else None, deadline=self._deadline)
+        self._stack.callback(found.close)
+        self._video = found.only_key_frames() if self.format.keyframes else found
+        self._audio = found.audio
+        self.quality |= found.quality
+        return found.duration_s
 
-    def _decode_frames(self, spans: list[tuple[Seconds, Seconds]]) -> dict[Seconds, bytes]:
-        """The JPEG shown at every time that a clip wants one."""
-        if not spans or (self._video is None and not self._stills):
-            return {}
-        targets = np.array(sorted({t for start, end in spans for t in _centres(start, end, self.format.frames)}))
-        encoded: dict[int, bytes] = {}
+    def _jpegs(self, targets: np.ndarray) -> Iterator[tuple[range, bytes]]:
+        """The JPEGs shown at `targets`, each with the positions it serves; damaged ones are left out."""
         for places, picture in self._pictures(targets):
-            encoded |= dict.fromkeys(places, self._encode(picture))
-        damaged = len(targets) - len(encoded)
-        self.quality |= {"video_decoded": len(targets), "video_errors": damaged}
-        gate(self.quality)
-        known = np.array(sorted(encoded))
-        nearest = known[np.abs(known[None] - np.arange(len(targets))[:, None]).argmin(axis=1)] if damaged else known
-        return {float(t): encoded[int(place)] for t, place in zip(targets, nearest, strict=True)}
+            self._deadline.check()
+            self._frame_size = picture.shape[1], picture.shape[0]
+            yield places, self._encode(veiled(picture, self._shift))
 
-    def _pictures(self, targets: np.ndarray) -> Iterator[tuple[list[int], Image.Image]]:
-        size, crop = self.format.frame_size, self.format.crop
+    def _pictures(self, targets: np.ndarray) -> Iterator[tuple[range, pyav.Picture]]:
+        look: Any = {"size": self.format.frame_size, "crop": self.format.crop}
         if self._video is None:
             step = (self.duration_s or 1.0) / len(self._stills)
-            shown = pyav.on_screen(np.arange(len(self._stills)) * step, targets)
-            for index in np.unique(shown):
+            shown, first = np.unique(pyav.on_screen(np.arange(len(self._stills)) * step, targets), return_index=True)
+            for index, start, stop in zip(shown, first, [*first[1:], len(targets)], strict=True):
                 path = self._stills[index]
                 picture = stills.image(path.read_bytes(), path.name).convert("RGB")
-                yield np.flatnonzero(shown == index).tolist(), stills.fit(picture, size, crop)
-        elif self._video.needs_graph:
-            yield from ffmpeg.frames(self._video, targets, size=size, crop=crop)
-        else:
-            for places, picture in pyav.frames(self._video, targets):
-                yield places, stills.fit(picture, size, crop)
+                yield range(start, stop), np.asarray(stills.fit(picture, **look))
+            return
+        look["deadline"], served = self._deadline, 0
+        if not self._video.needs_graph:
+            try:
+                for places, frame in pyav.frames(self._video, targets, **look):
+                    yield places, frame
+                    served = places.stop
+                return
+            except pyav.Interlaced:
+                self._video = replace(self._video, interlaced=True)
+        for places, frame in ffmpeg.frames(self._video, targets[served:], **look):
+            yield range(served + places.start, served + places.stop), frame
 
-    def _encode(self, picture: Image.Image, *, lossless: bool = False) -> bytes:
-        if lossless:
-            return stills.png(picture)
+    def _encode(self, picture: Image.Image | pyav.Picture) -> bytes:
         return simplejpeg.encode_jpeg(np.ascontiguousarray(picture), self.format.jpeg_quality, colorspace="RGB")
 
 
-def _centres(start: Seconds, end: Seconds, count: int) -> list[Seconds]:
-    return [round(start + (i + 0.5) * (end - start) / count, 6) for i in range(count)]
+class _Film:
+    """A recording's JPEGs in order of time: decoded when a clip asks, let go when no later one can."""
+
+    def __init__(
+        self, targets: NDArray[np.float64], jpegs: Callable[[NDArray[np.float64]], Iterator[tuple[range, bytes]]]
+    ):
+        self._targets, self._jpegs = targets, jpegs(targets)
+        self._held: dict[int, bytes] = {}
+        self._good, self._reached = 0, -1
+
+    @property
+    def quality(self) -> Quality:
+        """Frames asked for so far, and how many of them could not be decoded."""
+        return {"video_decoded": len(self._targets), "video_errors": len(self._targets) - self._good}
+
+    def show(self, times: NDArray[np.float64], *, since: Seconds) -> tuple[list[bytes], int]:
+        """The frames on screen at `times`, damaged ones replaced by the nearest good one, and how many were.
+
+        Nobody will ask for times before `since` again.
+        """
+        places = np.searchsorted(self._targets, times).tolist()
+        for where, jpeg in self._jpegs if self._reached < places[-1] else ():
+            self._held |= dict.fromkeys(where, jpeg)
+            self._good, self._reached = self._good + len(where), max(self._reached, where.stop - 1)
+            if self._reached >= places[-1]:
+                break
+        if not self._held:
+            gate(self.quality)
+        first = int(np.searchsorted(self._targets, since))
+        past = [place for place in self._held if place < first]
+        for place in past[:-1]:  # the last one may stand in for the first of the next clip
+            del self._held[place]
+        shown = [p if p in self._held else min(self._held, key=lambda known: abs(known - p)) for p in places]
+        return [self._held[p] for p in shown], sum(a != b for a, b in zip(shown, places, strict=True))
 
 
-def _span(signal: np.ndarray, start: Seconds, end: Seconds, hz: Hertz) -> np.ndarray:
-    return signal[round(start * hz) : round(end * hz)]
+def _laid_out(track: Track, source: Path, stack: contextlib.ExitStack) -> Path:
+    recording, folder = stack.enter_context(unpacked(Recording("", {Modality.AUDIO: track}), source))
+    return _path(recording.tracks[Modality.AUDIO], folder)
+
+
+def _span(signal: Any, start: Seconds, end: Seconds, hz: Hertz) -> NDArray[Any]:
+    span: NDArray[Any] = signal[round(start * hz) : round(end * hz)]
+    return span
+
+
+def _regular(recording: Recording, source: Path) -> int:
+    """The bytes of the recording's files, none of which may be a device, a pipe or a socket: opening one can hang."""
+    size = 0
+    for path in (source / track.path for track in recording.tracks.values() if track.path):
+        for file in path.iterdir() if path.is_dir() else [path]:
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode) and not (file is not path and stat.S_ISDIR(status.st_mode)):
+                raise Unfit(f"{below(file, source)} is no regular file")
+            size += status.st_size
+    return size
 
 
 def _path(track: Track, source: Path) -> Path:
@@ -337,6 +472,11 @@ def _read(track: Track, source: Path) -> bytes:
     if track.path and track.length is None and (source / track.path).stat().st_size > MAX_BYTES:
         raise Unfit(f"{track.path.name} is larger than {MAX_BYTES >> 20} MiB")
     return track.read(source)
+
+
+def _opened(track: Track, source: Path) -> BinaryIO:
+    whole = track.path is not None and not track.offset and track.length is None
+    return track.open(source) if whole else io.BytesIO(_read(track, source))
 
 
 def _name(track: Track) -> str:

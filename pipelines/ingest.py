@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.clip import ClipFormat, cut_all, source_path
 from pipelines.crew import in_order
-from pipelines.plan import Batch, Item, Row, all_labels, plan, quarantined
+from pipelines.plan import Batch, Item, Row, all_labels, look, plan, quarantined
 from pipelines.quality import Quality, Unfit
 from pipelines.readers import Reader
 from store.catalog import write_catalog
@@ -184,6 +184,8 @@ def _cut(item: Item, batch: Batch, quality: Quality) -> Iterator[Sample | str]:
         yield from cut_all(
             item.recording, batch.format, batch.source, dataset=batch.dataset, recording_id=item.id, quality=quality
         )
+        if look(item.recording, batch.source)[2] != item.seen:
+            yield "its files changed while they were read: they are taken once they stay as they are"
     except Unfit as unfit:
         yield str(unfit)
     except Exception as error:  # whatever a decoder raises on one recording must not stop the others
@@ -205,7 +207,7 @@ def commit(ledger: Ledger, built: Sequence[Built]) -> None:
 def _commit_all(ledger: Ledger, built: Iterable[Built], total: int, progress: Progress | None) -> IngestSummary:
     """Commit results as they come, several at a time; returns what they were."""
     done, failures, ready = Counter[str](), list[tuple[str, str]](), list[Built]()
-    since = time.monotonic()
+    since = -COMMIT_EVERY  # the first at once, so that a run killed early has not been in vain
     try:
         for one in built:
             ready.append(one)

@@ -31,7 +31,7 @@ from store.lake import Lake, exists
 from store.ledger import Ledger
 from store.types import Clip, PalimpsestError, Recording, Seconds, Track, clip_key, slug
 
-BATCH_RECORDINGS, BATCH_CLIPS, BATCH_BYTES = 128, 512, 128 << 20
+BATCH_RECORDINGS, BATCH_CLIPS, BATCH_BYTES = 128, 512, 32 << 20
 PAGE = 1000  # recordings that are compared with the ledger at once
 
 Row = dict[str, Any]
@@ -41,12 +41,13 @@ Row = dict[str, Any]
 class Item:
     """A recording that is to be cut: its identity and its size in bytes beside what its reader said.
 
-    `again` marks one whose other clips are already in the data set.
+    `seen` tells whether its files have changed since; `again` marks one whose other clips are already in the data set.
     """
 
     recording: Recording
     id: str
     bytes: int
+    seen: str
     again: bool = False
 
 
@@ -234,8 +235,8 @@ def format_digest(format: ClipFormat, reader: Reader) -> str:
 def _settings(thing: Any) -> str:
     if not dataclasses.is_dataclass(thing):
         return repr(thing)
-    changed = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing)}
-    return repr([(f.name, changed[f.name]) for f in dataclasses.fields(thing) if changed[f.name] != f.default])
+    values = [(field, getattr(thing, field.name)) for field in dataclasses.fields(thing)]
+    return repr([(field.name, _settings(value)) for field, value in values if value != field.default])
 
 
 def _claim(ledger: Ledger, dataset: str, reader: Reader, format: ClipFormat, digest: str) -> list[Row]:
@@ -418,41 +419,50 @@ class _Identities:
             raise Unfit("it names neither a file nor a text")
         if _printable(recording.name) != recording.name:
             raise Unfit("its name is not valid Unicode: rename the file")
-        size, changed, marks = 0, 0.0, [str(source)]
-        for modality, track in sorted(recording.tracks.items()):
-            marks.append(f"{modality} {track.path} {track.member} {track.offset} {track.length} {track.text!r}")
-            try:
-                for name, bytes, mark, when in _files(track, source):
-                    size, changed = size + (track.length or bytes), max(changed, when)
-                    marks.append(f"{name} {bytes} {mark}")
-            except FileNotFoundError:
-                if settle_s is not None:
-                    return None
-                raise Unfit(f"no such file: {_named(track, source)}") from None
-            except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
-                raise Unfit(f"cannot be read: {_named(track, source)} ({_words(error)})") from error
-            except ValueError as error:  # a name with a null byte
-                raise Unfit(f"no such file: {_named(track, source)}") from error
+        size, changed, seen = look(recording, source, absent_ok=settle_s is not None)
         if settle_s is not None and 0 <= time.time() - changed < settle_s:
             return None
-        mark = hashlib.sha256("\n".join(marks).encode(errors="surrogateescape")).hexdigest()[:32]
-        known = self._file.execute("SELECT id FROM known WHERE mark = ?", [mark]).fetchone()
+        known = self._file.execute("SELECT id FROM known WHERE mark = ?", [seen]).fetchone()
         try:
             identity = known[0] if known else recording.content_id(source)
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise Unfit(f"cannot be read: {_words(error)}") from error
         if not known:
-            self._file.execute("INSERT INTO known VALUES (?, ?)", (mark, identity))
+            self._file.execute("INSERT INTO known VALUES (?, ?)", (seen, identity))
             self._new += 1
             if self._new % PAGE == 0:
                 self._file.commit()
         split = recording.split or draw_split(recording.group or identity)
-        return Item(replace(recording, split=split), identity, size)
+        return Item(replace(recording, split=split), identity, size, seen)
 
     def _open(self) -> None:
         self._new, self._file = 0, sqlite3.connect(self._path)
         self._file.execute("PRAGMA synchronous = OFF")  # a cache: what a power cut spoils is made again
         self._file.execute("CREATE TABLE IF NOT EXISTS known (mark TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID")
+
+
+def look(recording: Recording, source: Path, *, absent_ok: bool = False) -> tuple[int, float, str]:
+    """The size of the recording's files, when the last of them changed, and what changes with any of them.
+
+    With `absent_ok` a file that is not there changes at this moment.
+
+    Raises:
+        Unfit: one cannot be read, and why.
+    """
+    size, changed, marks = 0, 0.0, [f"{source} {recording.shift}"]
+    for modality, track in sorted(recording.tracks.items()):
+        marks.append(f"{modality} {track.path} {track.member} {track.offset} {track.length} {track.text!r}")
+        try:
+            for name, bytes, mark, when in _files(track, source):
+                size, changed = size + (track.length or bytes), max(changed, when)
+                marks.append(f"{name} {bytes} {mark}")
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # the last for a name with a null byte
+            if not absent_ok:
+                raise Unfit(f"no such file: {_named(track, source)}") from error
+            changed = time.time()
+        except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+            raise Unfit(f"cannot be read: {_named(track, source)} ({_words(error)})") from error
+    return size, changed, hashlib.sha256("\n".join(marks).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _files(track: Track, source: Path) -> Iterator[tuple[str, int, str, float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 
 from store.types import PalimpsestError, Seconds
@@ -11,10 +13,40 @@ Quality = dict[str, float | int | str]
 MAX_GAP: Seconds = 1.0
 MAX_GAP_SHARE = 0.1
 MAX_ERROR_SHARE = 0.05
+LIMIT_S: Seconds = 120.0  # to cut a recording, and a second more for every MiB of it
 
 
 class Unfit(PalimpsestError):  # noqa: N818 - a verdict, read as one
     """A recording that cannot become samples; the message is the reason, as a person would put it."""
+
+
+class Deadline:
+    """The time that cutting one recording may take; whoever loops over its packets, frames or rows asks for it."""
+
+    def __init__(self, limit_s: Seconds):
+        self.limit_s, self._end = limit_s, time.monotonic() + limit_s
+
+    @classmethod
+    def of(cls, size: int) -> Deadline:
+        """The deadline, from now on, of a recording of `size` bytes."""
+        return cls(LIMIT_S + size / (1 << 20))
+
+    @property
+    def left_s(self) -> Seconds:
+        """What is left of it."""
+        return max(0.0, self._end - time.monotonic())
+
+    def check(self) -> None:
+        """Go on while there is time.
+
+        Raises:
+            Unfit: there is none left.
+        """
+        if time.monotonic() > self._end:
+            raise Unfit(f"cutting it took longer than {self.limit_s:.0f} s")
+
+
+FOREVER = Deadline(math.inf)
 
 
 def gate(quality: Mapping[str, float | int | str]) -> None:

@@ -8,13 +8,19 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, TypeVar, cast
 
 from fsspec.core import url_to_fs
+
+from store.types import PalimpsestError, Seconds
+
+PAUSES: tuple[Seconds, ...] = (0.5, 2.0, 8.0)  # before a store that failed is asked again
+T = TypeVar("T")
 
 _held: set[TextIO] = set()
 # A forked worker would keep its parent's locks alive after the parent was killed.
@@ -94,11 +100,13 @@ def new_file(url: str | Path) -> Iterator[BinaryIO]:
     """
     target = _local(url)
     if target is None:
-        fs, path = url_to_fs(str(url))
         with tempfile.NamedTemporaryFile(prefix="palimpsest-") as file:
             yield cast(BinaryIO, file)
             file.flush()
-            fs.put_file(file.name, path)
+            try:
+                _ask(url, lambda fs, path: fs.put_file(file.name, path))
+            except FileNotFoundError as error:
+                raise PalimpsestError(f"cannot write {url}: {error}") from error
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -130,8 +138,8 @@ def get(url: str | Path, offset: int = 0, size: int | None = None) -> bytes:
     """
     local = _local(url)
     if local is None:
-        fs, path = url_to_fs(str(url))
-        return fs.cat_file(path, offset, None if size is None else offset + size)
+        end = None if size is None else offset + size
+        return _ask(url, lambda fs, path: fs.cat_file(path, start=offset or None, end=end))
     with open(local, "rb") as file:
         file.seek(offset)
         return file.read() if size is None else file.read(size)
@@ -142,12 +150,34 @@ def exists(url: str | Path) -> bool:
     local = _local(url)
     if local is not None:
         return local.exists()
-    fs, path = url_to_fs(str(url))
     try:
-        fs.info(path)
+        _ask(url, lambda fs, path: fs.info(path))
     except FileNotFoundError:
         return False
     return True
+
+
+def _ask(url: str | Path, act: Callable[[Any, str], T]) -> T:
+    """What `act` gives on the object store of `url` and the path there; a lost connection or a busy store may pass.
+
+    Raises:
+        FileNotFoundError: nothing lies there.
+        PalimpsestError: the store goes on failing, or refuses.
+    """
+    pauses = iter(PAUSES)
+    while True:
+        try:
+            return act(*url_to_fs(str(url)))
+        except FileNotFoundError:
+            raise
+        except ImportError as error:
+            raise PalimpsestError(f"{url}: {error}; for s3:// install palimpsest[s3]") from error
+        except Exception as error:  # each store has errors of its own
+            if (pause := next(pauses, None)) is None or isinstance(error, PermissionError):
+                raise PalimpsestError(
+                    f"the object store fails at {url}: {error}. What was done is kept; run the same command again."
+                ) from error
+            time.sleep(pause)
 
 
 def _local(url: str | Path) -> Path | None:

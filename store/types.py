@@ -20,7 +20,8 @@ import numpy as np
 
 Seconds = float
 Hertz = float
-MAX_UNPACKED = 1 << 30
+MAX_UNPACKED = 256 << 20
+MAX_RATIO = 200  # of unpacked to packed bytes, beyond `MAX_UNPACKED`
 
 
 class PalimpsestError(Exception):
@@ -72,7 +73,7 @@ class Track:
         """The track's bytes; `source` is the folder that `path` is relative to.
 
         Raises:
-            OSError: the file is absent or unreadable; a .gz is damaged or unpacks to more than 1 GiB.
+            OSError: the file is absent or unreadable; a .gz is damaged or unpacks to more than 256 MiB.
         """
         if self.path is None:
             return (self.text or "").encode()
@@ -125,6 +126,9 @@ class Track:
         if self.member is not None:
             archive, _ = _archive(path, path.stat().st_mtime_ns)
             try:
+                info = archive.getinfo(self.member)
+                if info.file_size > max(MAX_UNPACKED, MAX_RATIO * info.compress_size):
+                    raise OSError(errno.EFBIG, f"{self.member} claims to unpack to {info.file_size >> 20} MiB")
                 return cast(BinaryIO, archive.open(self.member))
             except KeyError as error:
                 raise FileNotFoundError(errno.ENOENT, "no such member", f"{path}/{self.member}") from error
@@ -172,6 +176,25 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """What a recording's signals are put through before they are cut, to make noise or another domain of them.
+
+    Attributes:
+        babble: sound that is mixed in: tracks of other recordings, looped to the recording's length.
+        snr_db: how many dB the recording is louder than all of them together, over its whole length.
+        blur: standard deviation of a Gaussian blur, as a share of the picture's width.
+        light: what every pixel is multiplied by.
+        drop: modalities that are left out.
+    """
+
+    babble: tuple[Track, ...] = ()
+    snr_db: float = 0.0
+    blur: float = 0.0
+    light: float = 1.0
+    drop: tuple[Modality, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """What a reader yields: where a recording's tracks lie and what is known about it.
 
@@ -181,6 +204,7 @@ class Recording:
         clips: the windows to cut; empty lets the format's window decide.
         labels: names, for clips that carry none of their own.
         group: recordings that must share a split (one film, one sentence, one session).
+        shift: what its signals are put through; another shift of the same files is another recording.
         fault: why it cannot be cut, where what its list says of it cannot be understood; it goes to quarantine so.
     """
 
@@ -193,6 +217,7 @@ class Recording:
     split: Split | None = None
     group: str | None = None
     language: str | None = None
+    shift: Shift | None = None
     fault: str | None = None
 
     def content_id(self, source: Path) -> str:
@@ -206,6 +231,8 @@ class Recording:
             digest.update(modality.encode())
             for chunk in self.tracks[modality].chunks(source):
                 digest.update(chunk)
+        if self.shift is not None:
+            digest.update(repr(self.shift).encode())
         return digest.hexdigest()[:16]
 
 

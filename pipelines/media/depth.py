@@ -8,10 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.media.stills import MAX_PIXELS
 from pipelines.quality import Unfit
 
+MODES = ("I", "I;16", "I;16B", "I;16L", "F", "L")
 
-def read(data: bytes, name: str, *, factor: float = 1.0, size: tuple[int, int] | None = None) -> NDArray[np.uint16]:
+
+def read(
+    data: bytes,
+    name: str,
+    *,
+    factor: float = 1.0,
+    size: tuple[int, int] | None = None,
+    rotate: int = 0,
+    farthest: float | None = None,
+) -> NDArray[np.uint16]:
     """A 16-bit PNG or a .npy as ``[H, W]`` millimetres, 0 = no return, scaled to `size` (width, height) by nearest.
 
     Args:
@@ -19,9 +30,11 @@ def read(data: bytes, name: str, *, factor: float = 1.0, size: tuple[int, int] |
         name: what messages call it.
         factor: what one unit of the file is in millimetres.
         size: width and height of the result; None keeps the file's.
+        rotate: bits by which 16-bit values are rotated right first (3 for SUN RGB-D, to whose format it belongs).
+        farthest: millimetres; what is farther off is set there. None keeps it.
 
     Raises:
-        Unfit: it is neither, or not one channel.
+        Unfit: it is neither, not one channel, or larger than 100 million pixels.
     """
     if not data:
         raise Unfit("the file is empty")
@@ -29,7 +42,12 @@ def read(data: bytes, name: str, *, factor: float = 1.0, size: tuple[int, int] |
         if data.startswith(b"\x93NUMPY"):
             raw = np.load(io.BytesIO(data), allow_pickle=False)
         else:
-            raw = np.asarray(Image.open(io.BytesIO(data), formats=("PNG", "TIFF")))
+            picture = Image.open(io.BytesIO(data), formats=("PNG", "TIFF"))
+            if picture.mode not in MODES:
+                raise Unfit(f"{name} is no depth map: its pixels are {picture.mode}, expected one 16-bit channel")
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Unfit(f"{name} has more than {MAX_PIXELS // 10**6} million pixels")
+            raw = np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Unfit(f"not a depth map, or a damaged one: {name}") from error
     if raw.ndim != 2:
@@ -38,4 +56,8 @@ def read(data: bytes, name: str, *, factor: float = 1.0, size: tuple[int, int] |
         rows = (np.arange(size[1]) + 0.5) * raw.shape[0] / size[1]
         columns = (np.arange(size[0]) + 0.5) * raw.shape[1] / size[0]
         raw = raw[rows.astype(int)[:, None], columns.astype(int)]
-    return np.clip(np.rint(np.nan_to_num(raw.astype(np.float64)) * factor), 0, 65535).astype(np.uint16)
+    if rotate:
+        whole = raw.astype(np.uint16)
+        raw = whole >> rotate | whole << (16 - rotate)
+    depth = np.nan_to_num(raw.astype(np.float64), posinf=0.0, neginf=0.0) * factor
+    return np.clip(np.rint(depth), 0, 65535 if farthest is None else farthest).astype(np.uint16)

@@ -5,23 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import re
+from array import array
+from collections.abc import Iterator
+from itertools import chain
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.quality import Quality, Unfit
+from pipelines.quality import FOREVER, Deadline, Quality, Unfit
 from store.types import Hertz, Seconds
 
 AXES = ("acc_x", "acc_y", "acc_z", "gyro_x", "gyro_y", "gyro_z")
 MAX_NAN_SHARE = 0.1
 MAX_SPAN: Seconds = 24 * 3600.0
+MAX_ROWS = 4_000_000
+MAX_LINE = 1 << 16
+PART = 1 << 16
 SPIKE = 5.0  # robust standard deviations off the local median
 _TIME = re.compile(r"^(time|timestamp|t|ts|date)(_?[a-z]*)$")
 _AXIS = re.compile(r"^(?P<sensor>acc|gyr)[a-z]*[^a-z0-9]*(?P<axis>[xyz])\b|^(?P<short>[ag])[_ ]?(?P<axis2>[xyz])\b")
 
 
 def read(
-    data: bytes,
+    file: BinaryIO,
     *,
     hz: Hertz,
     rate_hz: Hertz | None = None,
@@ -29,29 +36,32 @@ def read(
     gyro_factor: float = 1.0,
     centre: bool = False,
     kernel: int = 5,
+    deadline: Deadline = FOREVER,
 ) -> tuple[NDArray[np.float32], Quality]:
     """A CSV as ``[T, 6]`` at `hz` from the recording's start: acceleration m/s^2, angular rate rad/s.
 
     Args:
-        data: the file; columns by name, or six (acc, gyro) or seven (time first) without a header.
+        file: the table; columns by name, or six (acc, gyro) or seven (time first) without a header.
         hz: the rate of the result.
         rate_hz: the rate it was recorded at, for files without a time column.
         acc_factor: what one unit of the acceleration columns is in m/s^2.
         gyro_factor: what one unit of the gyroscope columns is in rad/s.
         centre: subtract the recording's mean from every axis.
         kernel: samples of the median filter that judges spikes; 1 turns it off.
+        deadline: when to give up.
 
     Raises:
-        Unfit: the file is empty, is no such table, has no time nor rate, too many NaN, or spans more than a day.
+        Unfit: the file is empty or no such table, has no time nor rate, too many rows or NaN, or spans over a day.
     """
-    times, values = _columns(data, rate_hz)
+    times, values = _columns(file, rate_hz, deadline)
     quality: Quality = {"imu_rows": len(values), "imu_nan": int(np.isnan(values).sum())}
     for axis, column in zip(AXES, values.T, strict=True):
         absent = int((~np.isfinite(column)).sum())
         if absent > MAX_NAN_SHARE * len(column):
             raise Unfit(f"IMU column {axis} is NaN in {absent} of {len(column)} rows")
     forward = np.concatenate([[True], np.diff(np.maximum.accumulate(times)) > 0])
-    times, values = times[forward], values[forward]
+    if not forward.all():
+        times, values = times[forward], values[forward]
     if len(times) < 2:
         raise Unfit("the IMU recording has fewer than 2 rows in order of time")
     quality["imu_gap_s"] = round(float(np.diff(times).max()), 4)
@@ -59,24 +69,23 @@ def read(
     if span > MAX_SPAN:
         raise Unfit(f"IMU time spans {span / 3600:,.0f} h, more than {MAX_SPAN / 3600:g} h: is one of its times wrong?")
     grid = np.arange(int(round(span * hz)) + 1) / hz + times[0]
-    even = np.empty((len(grid), 6))
+    even = np.empty((len(grid), 6), np.float32)
     for place, factor in enumerate((acc_factor,) * 3 + (gyro_factor,) * 3):
         known = np.isfinite(values[:, place])
-        even[:, place] = np.interp(grid, times[known], _despike(values[known, place] * factor, kernel))
-    if centre:
-        even -= even.mean(axis=0)
-    return even.astype(np.float32), quality
+        axis = np.interp(grid, times[known], _despike(values[known, place] * factor, kernel))
+        even[:, place] = axis - axis.mean() if centre else axis
+    return even, quality
 
 
-def _columns(data: bytes, rate_hz: Hertz | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    rows = [row for row in csv.reader(io.StringIO(data.decode(errors="replace"))) if row]
-    if not rows:
+def _columns(
+    file: BinaryIO, rate_hz: Hertz | None, deadline: Deadline
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rows = _rows(file, deadline)
+    head = next(rows, None)
+    if head is None:
         raise Unfit("the file is empty")
-    header = [] if _number(rows[0][0]) is not None else [name.strip().lower() for name in rows.pop(0)]
-    if not rows:
-        raise Unfit("the IMU table has no row")
-    width = len(header or rows[0])
-    table = np.array([[_number(cell) for cell in row] for row in rows if len(row) == width], float).reshape(-1, width)
+    header = [] if _number(head[0]) is not None else [name.strip().lower() for name in head]
+    width = len(head)
     if header:
         places = {_axis(name): place for place, name in reversed(list(enumerate(header)))}
         if missing := [axis for axis in AXES if axis not in places]:
@@ -85,12 +94,20 @@ def _columns(data: bytes, rate_hz: Hertz | None) -> tuple[NDArray[np.float64], N
         places = dict(zip((["time"] if width == 7 else []) + list(AXES), range(width), strict=True))
     else:
         raise Unfit(f"not an IMU table: {width} columns and no header, expected 6 (acc, gyro) or 7 (time first)")
+    wanted = [places[name] for name in ("time", *AXES) if name in places]
+    cells = array("d")
+    for row in rows if header else chain([head], rows):
+        if len(row) == width:
+            cells.extend([_value(row[place]) for place in wanted])
+            if len(cells) > MAX_ROWS * len(wanted):
+                raise Unfit(f"the IMU table has more than {MAX_ROWS // 10**6} million rows: cut it into parts")
+    table = np.frombuffer(cells).reshape(-1, len(wanted))
     if not len(table):
         raise Unfit("the IMU table has no row")
     if rate_hz:
         times = np.arange(len(table)) / rate_hz
     elif "time" in places:
-        times = table[:, places["time"]]
+        times = table[:, 0]
         step = float(np.nanmedian(np.diff(times))) if len(times) > 1 else 0.0
         # Nothing moves faster than 1 kHz or slower than 1 Hz here, so the step's size tells the clock's unit.
         times = (times - times[0]) * (1.0 if step < 1 else 1e-3 if step < 1e3 else 1e-6 if step < 1e6 else 1e-9)
@@ -98,7 +115,19 @@ def _columns(data: bytes, rate_hz: Hertz | None) -> tuple[NDArray[np.float64], N
             raise Unfit(f"IMU time is NaN in {int((~np.isfinite(times)).sum())} of {len(times)} rows")
     else:
         raise Unfit("the IMU file has no time column: give its rate (imu_rate_hz)")
-    return times, table[:, [places[axis] for axis in AXES]]
+    return times, table[:, -6:]
+
+
+def _rows(file: BinaryIO, deadline: Deadline) -> Iterator[list[str]]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+    try:
+        # In pieces, or a file without a line's end would be read whole.
+        for row in csv.reader(iter(lambda: text.readline(MAX_LINE), "")):
+            deadline.check()
+            if row:
+                yield row
+    except csv.Error as error:
+        raise Unfit(f"not an IMU table: {error}") from error
 
 
 def _axis(name: str) -> str:
@@ -115,11 +144,19 @@ def _number(cell: str | None) -> float | None:
         return None
 
 
+def _value(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return float("nan")
+
+
 def _despike(values: NDArray[np.float64], kernel: int) -> NDArray[np.float64]:
     """Replace what stands far off the local median by it; all else stays as measured."""
     if kernel < 3 or len(values) < kernel:
         return values
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, kernel // 2, mode="edge"), kernel)
-    median = np.median(windows, axis=1)
+    parts = np.array_split(windows, len(windows) // PART + 1)  # each is copied
+    median = np.concatenate([np.median(part, axis=1) for part in parts])
     off = np.abs(values - median)
     return np.where(off > SPIKE * 1.4826 * max(float(np.median(off)), 1e-9) + 1e-9, median, values)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import contextlib
+import stat
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.quality import Quality, Unfit
-from store.types import Hertz, Seconds
+from pipelines.media import stills
+from pipelines.quality import FOREVER, Deadline, Quality, Unfit
+from store.types import Seconds
 
 # Playlists and scripts that name other files are not media: only real containers are opened, and only from disk.
 FORMATS = (
@@ -24,13 +30,83 @@ FORMATS = (
 )
 ORDINARY = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg"}
 HDR_TRANSFERS = {16, 18}  # PQ and HLG
-ATTACHED = av.stream.Disposition.attached_pic
 # The same pixels on every machine, and the same as the filter graph's.
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 NEAR: Seconds = 1e-4  # clocks of two demuxers round differently; no frame is this short
-GAP: Seconds = 0.05
+GAP: Seconds = 0.02  # sound this far off its place is moved there
 MAX_DURATION: Seconds = 6 * 3600.0
 MAX_PIXELS = 50_000_000
+HELD_BYTES = 32 << 20  # of video packets kept from the first pass, so that short files are read once
+MIXED_SAMPLES = 16_384  # at a time: a filter graph costs by the call
+SPOOL_BYTES = 8 << 20  # of sound kept in memory
+NO_TIME = -(1 << 63)
+
+Box = tuple[float, float, float, float]
+Picture = NDArray[np.uint8]
+
+
+class Interlaced(Exception):  # noqa: N818 - told to the one who then takes the filter graph
+    """A frame turned out to be interlaced where the first one was not."""
+
+
+class Sound:
+    """Mono PCM16 ``[T]`` on the recording's timeline, in memory while it is short; slices are arrays.
+
+    Where nothing was written it is silent.
+    """
+
+    def __init__(self, hz: int):
+        self.hz, self._length = hz, 0
+        self._file = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, window: slice) -> NDArray[np.int16]:
+        start, stop, _ = window.indices(self._length)
+        self._file.seek(2 * start)
+        return np.frombuffer(self._file.read(2 * max(0, stop - start)), np.int16)
+
+    def write(self, at: int, samples: bytes) -> None:
+        """Lay `samples` down from sample `at` on; what lies before the recording's start is left out."""
+        samples, at = samples[max(0, -2 * at) :], max(0, at)
+        if 2 * at > SPOOL_BYTES:
+            self._file.rollover()  # or a gap of hours would be filled in memory first
+        self._file.seek(2 * at)
+        self._file.write(samples)
+        self._length = max(self._length, at + len(samples) // 2)
+
+    def close(self) -> None:
+        """Free its memory and its file."""
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Upright:
+    """How the stored picture becomes the one that is meant to be seen: transposed first, then mirrored."""
+
+    transpose: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Upright:
+        """What the frame's display matrix asks for, to a quarter turn."""
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return cls()
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # type: ignore[call-overload]
+        straight = abs(a) + abs(d) >= abs(b) + abs(c)
+        return cls(False, a < 0, d < 0) if straight else cls(True, c < 0, b < 0)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height after, of those before, and the other way round."""
+        return (height, width) if self.transpose else (width, height)
+
+    def turn(self, picture: Picture) -> Picture:
+        """The upright picture, a view."""
+        picture = picture.swapaxes(0, 1) if self.transpose else picture
+        return picture[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +115,54 @@ class Scan:
 
     Attributes:
         duration_s: end of the longest track, from the recording's start.
+        zero: the container's time of the recording's start, seconds.
+        stream: the video's number in the container.
         times: seconds from the recording's start of every video frame, ascending, ``[F]``.
         pts: the same in the stream's own clock, None where the container gives none.
-        packets: ``(pts, is key frame)`` in decoding order.
-        rotation: degrees, counter-clockwise, that turn the picture upright.
-        audio: int16 ``[T]`` mono from the recording's start, at the rate asked for.
+        packet_pts: of all packets, in decoding order, ``[P]``.
+        packet_keys: which of them hold a key frame, ``[P]``.
+        held: the packets themselves, where they are few.
+        key_frames: only key frames are meant to be seen.
+        audio: the sound from the recording's start, at the rate asked for.
         quality: columns for the gate and for people.
     """
 
     path: Path
     duration_s: Seconds
-    times: np.ndarray = field(default_factory=lambda: np.empty(0))
-    pts: tuple[int, ...] | None = None
-    packets: tuple[tuple[int, bool], ...] = ()
-    rotation: int = 0
+    zero: Seconds = 0.0
+    stream: int = 0
+    times: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    pts: NDArray[np.int64] | None = None
+    packet_pts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    packet_keys: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+    held: tuple[Any, ...] = ()
+    key_frames: bool = False
+    upright: Upright = Upright()
     interlaced: bool = False
     hdr: bool = False
     codec: str = ""
-    audio: np.ndarray | None = None
+    audio: Sound | None = None
     quality: Quality = field(default_factory=dict)
+    container: InputContainer | None = None
 
     @property
     def needs_graph(self) -> bool:
         """Whether the picture needs a filter graph; decided by the file alone, never by the machine."""
-        return bool(self.rotation or self.interlaced or self.hdr or self.pts is None or self.codec not in ORDINARY)
+        return bool(self.interlaced or self.hdr or self.pts is None or self.codec not in ORDINARY)
+
+    def only_key_frames(self) -> Scan:
+        """The same file, of which only key frames are shown, each until the next."""
+        if self.pts is None:
+            return replace(self, times=self.times[self.packet_keys], key_frames=True)
+        shown = np.isin(self.pts, self.packet_pts[self.packet_keys])
+        return replace(self, times=self.times[shown], pts=self.pts[shown], key_frames=True) if shown.any() else self
+
+    def close(self) -> None:
+        """Let go of the file and of the sound."""
+        if self.container is not None:
+            self.container.close()
+        if self.audio is not None:
+            self.audio.close()
 
 
 def on_screen(times: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -70,139 +170,195 @@ def on_screen(times: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.maximum(np.searchsorted(times, np.asarray(targets) + NEAR, side="right") - 1, 0)
 
 
-def scan(path: Path, *, audio_hz: Hertz | None = None, video: bool = True) -> Scan:
+def scan(path: Path, *, audio_hz: int | None = None, video: bool = True, deadline: Deadline = FOREVER) -> Scan:
     """Read `path` once: the video's timeline without decoding it, the sound decoded when `audio_hz` is given.
+
+    Of several tracks the one marked as default is taken, else the first. The result is to be closed.
 
     Raises:
         Unfit: the file is empty, is no media file, holds no track that was asked for, or lasts longer than 6 h.
     """
-    with _open(path) as container:
-        pictures = [s for s in container.streams.video if not s.disposition & ATTACHED][:1] if video else []
-        sounds = list(container.streams.audio[:1]) if audio_hz else []
-        if video and not pictures:
+    with contextlib.ExitStack() as stack:
+        container = stack.enter_context(contextlib.closing(_open(path)))
+        picture, voice = _track(container.streams.video) if video else None, _track(container.streams.audio)
+        if video and picture is None:
             raise Unfit(f"no video track in {path.name}")
-        if not video and not sounds:
+        if audio_hz is None:
+            voice = None
+        if not video and voice is None:
             raise Unfit(f"no audio track in {path.name}")
         if (container.duration or 0) / av.time_base > MAX_DURATION:
             raise Unfit(f"{path.name} is longer than {MAX_DURATION / 3600:g} h: cut it into parts")
-        if any(stream.width * stream.height > MAX_PIXELS for stream in pictures):
+        if picture is not None and picture.width * picture.height > MAX_PIXELS:
             raise Unfit(f"{path.name} has more than {MAX_PIXELS // 10**6} million pixels a frame")
         zero = (container.start_time or 0) / av.time_base
-        sound = _Sound(int(audio_hz or 0), zero)
-        table: list[tuple[int | None, bool, int]] = []
+        sound = _Listener(audio_hz, zero) if voice is not None and audio_hz else None
+        if sound is not None:
+            stack.callback(sound.sound.close)
+        table, keys, shown, held = array("q"), array("b"), array("b"), []
         first: av.VideoFrame | None = None
-        streams: list[Any] = [*pictures, *sounds]
+        size, last_duration = 0, 0
+        streams = [stream for stream in (picture, voice) if stream is not None]
         for packet in container.demux(streams):
-            if packet.stream.type == "audio":
-                sound.add(packet)
+            deadline.check()
+            if sound is not None and packet.stream is voice:
+                sound.hear(packet)
                 continue
-            if packet.size and not packet.is_discard:
-                table.append((packet.pts, packet.is_keyframe, packet.duration or 0))
+            if packet.size:
+                table.append(NO_TIME if packet.pts is None else packet.pts)
+                keys.append(packet.is_keyframe)
+                shown.append(not packet.is_discard)  # what lies before an edit list's start is decoded, never shown
+                last_duration = packet.duration or 0
+                size += packet.size
+                held.append(packet)
+                if size > HELD_BYTES:
+                    held.clear()
             if first is None:
                 first = next(iter(_decode(packet)), None)
         quality: Quality = {}
         ends = [float((s.start_time or 0) + s.duration) * float(s.time_base) - zero for s in streams if s.duration]
         if container.duration:
-            ends = ends or [container.duration / av.time_base]
-            quality["declared_s"] = round(max(ends), 3)
-        duration, samples = 0.0, None
-        if sounds:
-            samples = sound.finish()
-            duration = len(samples) / sound.hz
-            clipped = float(np.mean(np.abs(samples.astype(np.int32)) >= 32767)) if len(samples) else 0.0
+            quality["declared_s"] = round(max(ends or [container.duration / av.time_base]), 3)
+        duration, audio = 0.0, None
+        if sound is not None:
+            audio = sound.finish()
+            duration = len(audio) / audio.hz
             quality |= {"audio_s": round(duration, 3), "audio_decoded": sound.packets, "audio_errors": sound.errors}
-            quality |= {"audio_clipped": round(clipped, 6)}
-        if not pictures:
-            return Scan(path, duration, audio=samples, quality=quality)
-        if first is None or not table:
+            quality |= {"audio_clipped": round(sound.clipped / max(len(audio), 1), 6)}
+        if picture is None:
+            stack.pop_all()
+            return Scan(path, duration, zero=zero, audio=audio, quality=quality, container=container)
+        if first is None or not any(shown):
             raise Unfit(f"no frame of {path.name} can be decoded")
-        stream = pictures[0]
-        step = float(1 / stream.average_rate) if stream.average_rate else 0.04
-        clock = stream.time_base or Fraction(1)
-        if all(pts is not None for pts, _, _ in table):
-            pts = tuple(sorted({p for p, _, _ in table if p is not None}))
-            times = np.array([float(p * clock) - zero for p in pts])
-        else:
-            pts, times = None, np.arange(len(table)) * step
-        last = float(table[-1][2] * clock) or step
-        end = float(times[-1]) + last
+        picture.codec_context.flush_buffers()
+        step = float(1 / picture.average_rate) if picture.average_rate else 0.04
+        clock = float(picture.time_base or Fraction(1))
+        packet_pts, visible = np.frombuffer(table, np.int64), np.frombuffer(shown, bool)
+        pts = None if (packet_pts == NO_TIME).any() else np.unique(packet_pts[visible])
+        times = np.arange(visible.sum()) * step if pts is None else pts * clock - zero
+        end = float(times[-1]) + (last_duration * clock or step)
         if end > MAX_DURATION:
             raise Unfit(f"the video's clock jumps beyond {MAX_DURATION / 3600:g} h")
         quality |= {"video_s": round(end, 3), "video_frames": len(times), "width": first.width, "height": first.height}
         quality |= {"fps": round(1 / step, 3)}
-        if stream.frames:
-            quality["video_frames_declared"] = stream.frames
+        if picture.frames:
+            quality["video_frames_declared"] = picture.frames - int((~visible).sum())
+        stack.pop_all()
         return Scan(
             path=path,
             duration_s=max(duration, end),
+            zero=zero,
+            stream=picture.index,
             times=times,
             pts=pts,
-            packets=tuple((p, key) for p, key, _ in table if p is not None),
-            rotation=int(first.rotation) % 360,
+            packet_pts=packet_pts,
+            packet_keys=np.frombuffer(keys, bool),
+            held=tuple(held) if size <= HELD_BYTES else (),
+            upright=Upright.of(first),
             interlaced=first.interlaced_frame,
             hdr=int(first.color_trc) in HDR_TRANSFERS,
-            codec=stream.codec_context.name,
-            audio=samples,
+            codec=picture.codec_context.name,
+            audio=audio,
             quality=quality,
+            container=container,
         )
 
 
-def frames(found: Scan, targets: np.ndarray) -> Iterator[tuple[list[int], Image.Image]]:
+def frames(
+    found: Scan,
+    targets: np.ndarray,
+    *,
+    size: tuple[int, int] | None = None,
+    crop: Box | None = None,
+    deadline: Deadline = FOREVER,
+) -> Iterator[tuple[range, Picture]]:
     """The pictures on screen at `targets` (seconds, ascending), each with the positions in `targets` that it serves.
 
-    Only groups of pictures that hold a wanted frame are decoded, and in them no frame that nothing depends on.
+    They are upright, cropped and `size` (width, height) large; None keeps their own size. Only groups of pictures
+    that hold a wanted frame are decoded, and in them no frame that nothing depends on.
+
+    Raises:
+        Interlaced: a wanted frame is; those before have been served.
     """
     assert found.pts is not None
-    wanted: dict[int, list[int]] = {}
-    for position, index in enumerate(on_screen(found.times, targets)):
-        wanted.setdefault(found.pts[index], []).append(position)
-    needed = _needed(found.packets, wanted)
-    feed, last = set(needed.tolist()), int(needed[-1])
-    with _open(found.path) as container:
-        stream = next(s for s in container.streams.video if not s.disposition & ATTACHED)
-        context, number, former = stream.codec_context, -1, -1
-        context.thread_count, reformatter = 1, VideoReformatter()
+    shown, first = np.unique(on_screen(found.times, targets), return_index=True)
+    spans = map(range, first.tolist(), [*first[1:].tolist(), len(targets)])
+    wanted = dict(zip(found.pts[shown].tolist(), spans, strict=True))
+    needed = _needed(found, found.pts[shown])
+    last = int(np.flatnonzero(needed)[-1])
+    with contextlib.ExitStack() as stack:
+        packets: Iterable[Any] = found.held
+        if not packets:
+            container = stack.enter_context(contextlib.closing(_open(found.path)))
+            packets = container.demux(container.streams[found.stream])
+        context, number, former, reformatter = None, -1, -1, VideoReformatter()
 
-        def serve(decoded: Iterator[av.VideoFrame]) -> Iterator[tuple[list[int], Image.Image]]:
+        def serve(decoded: Iterator[av.VideoFrame]) -> Iterator[tuple[range, Picture]]:
             for frame in decoded:
                 if frame.pts in wanted and not frame.is_corrupt:
-                    yield wanted.pop(frame.pts), rgb(frame, reformatter)
+                    if frame.interlaced_frame:
+                        raise Interlaced
+                    yield wanted.pop(frame.pts), _picture(frame, reformatter, found.upright, size, crop)
 
-        for packet in container.demux(stream):
-            if not packet.size or packet.is_discard:
+        for packet in packets:
+            if not packet.size:
                 continue
             number += 1
             if number > last:
                 break
-            if number not in feed:
+            if not needed[number]:
                 continue
+            deadline.check()
+            context = context or packet.stream.codec_context
             if number != former + 1 and former >= 0:
                 yield from serve(_decode(context))
                 context.flush_buffers()
             former = number
             context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             yield from serve(_decode(packet))
-        context.skip_frame = "DEFAULT"
-        yield from serve(_decode(context))
+        if context is not None:
+            context.skip_frame = "DEFAULT"
+            yield from serve(_decode(context))
 
 
-def rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> Image.Image:
-    """`frame` as a picture; a `reformatter` kept from frame to frame is several times faster than a new one."""
-    return Image.fromarray(reformatter.reformat(frame, format="rgb24", interpolation=SCALING, threads=1).to_ndarray())
+def pixels(frame: av.VideoFrame) -> Picture:
+    """Those of a picture that is RGB already, ``[H, W, 3]``."""
+    return cast(Picture, frame.to_ndarray())
 
 
-def _needed(packets: tuple[tuple[int, bool], ...], wanted: dict[int, list[int]]) -> np.ndarray:
-    """Positions, in decoding order, of the packets that the wanted frames depend on."""
-    pts = np.array([p for p, _ in packets])
-    starts = np.flatnonzero([i == 0 or key for i, (_, key) in enumerate(packets)])
-    ends = np.append(starts[1:], len(pts))
-    upto: dict[int, int] = {}
-    for place in np.flatnonzero(np.isin(pts, list(wanted))):
-        group = int(np.searchsorted(starts, place, side="right")) - 1
-        upto[group] = max(upto.get(group, 0), int(place) + 1)
-        if group and pts[place] < pts[starts[group]]:  # an open group's leading frames lean on the group before
-            upto[group - 1] = int(ends[group - 1])
-    return np.concatenate([np.arange(starts[group], end) for group, end in sorted(upto.items())])
+def _picture(
+    frame: av.VideoFrame,
+    reformatter: VideoReformatter,  # kept from frame to frame: several times faster than a new one
+    upright: Upright,
+    size: tuple[int, int] | None,
+    crop: Box | None,
+) -> Picture:
+    width, height = upright.size(*size) if size and not crop else (None, None)
+    scaled = reformatter.reformat(frame, width, height, format="rgb24", interpolation=SCALING, threads=1)
+    picture = upright.turn(pixels(scaled))
+    return np.asarray(stills.fit(Image.fromarray(picture), size, crop)) if crop else picture
+
+
+def _needed(found: Scan, wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which packets, in decoding order, the wanted frames depend on, ``[P]``."""
+    pts, opens = found.packet_pts, found.packet_keys.copy()
+    opens[0] = True
+    group, starts = np.cumsum(opens) - 1, np.flatnonzero(opens)
+    places = np.flatnonzero(np.isin(pts, wanted))
+    upto = np.zeros(len(starts), np.int64)
+    np.maximum.at(upto, group[places], places + 1)
+    leading = places[(pts[places] < pts[starts[group[places]]]) & (group[places] > 0)]
+    upto[group[leading] - 1] = starts[group[leading]]  # an open group's leading frames lean on the group before
+    needed: NDArray[np.bool_] = np.arange(len(pts)) < upto[group]
+    return needed
+
+
+def _track(streams: Any) -> Any:
+    """The stream that is the recording's: by default, else the first; a cover picture is none."""
+    tracks = [
+        s for s in streams if s.codec_context is not None and not s.disposition & av.stream.Disposition.attached_pic
+    ]
+    return next((s for s in tracks if s.disposition & av.stream.Disposition.default), next(iter(tracks), None))
 
 
 def _decode(source: Any) -> Iterator[Any]:
@@ -213,17 +369,19 @@ def _decode(source: Any) -> Iterator[Any]:
         return
 
 
-class _Sound:
-    """Mono PCM16 laid on the recording's timeline: a late start and gaps are silence."""
+class _Listener:
+    """Decodes a track's packets, mixes them down and lays them in their place."""
 
     def __init__(self, hz: int, zero: Seconds):
-        self.hz, self.zero = hz, zero
-        self.packets = self.errors = self.length = 0
-        self._next: Seconds | None = None
-        self._parts: list[np.ndarray] = []
-        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=hz or 16000)
+        self.sound, self.zero = Sound(hz), zero
+        self.packets = self.errors = self.clipped = 0
+        self._form: tuple[Any, ...] = ()
+        self._begin, self._given = 0.0, 0  # where this unbroken stretch began, and samples decoded since
+        self._at = 0  # where what comes next is laid
+        self._fifo, self._resampler = av.AudioFifo(), av.AudioResampler(format="s16", layout="mono", rate=hz)
 
-    def add(self, packet: Any) -> None:
+    def hear(self, packet: Any) -> None:
+        """Take a packet of the track."""
         self.packets += bool(packet.size)
         try:
             decoded = packet.decode()
@@ -231,36 +389,48 @@ class _Sound:
             self.errors += 1
             return
         for frame in decoded:
-            start = frame.time - self.zero if frame.time is not None else self._next or 0.0
-            if start > MAX_DURATION:
-                raise Unfit(f"the sound's clock jumps beyond {MAX_DURATION / 3600:g} h")
-            if self._next is None or abs(start - self._next) > GAP:
-                self._restart(round(start * self.hz))
-            self._next = start + frame.samples / frame.sample_rate
-            self._take(self._resampler.resample(frame))
+            self._take(frame)
 
-    def finish(self) -> np.ndarray:
-        if self._next is not None:
-            self._take(self._resampler.resample(None))
-        return np.concatenate(self._parts) if self._parts else np.empty(0, np.int16)
+    def finish(self) -> Sound:
+        """All that was heard."""
+        self._flush()
+        return self.sound
 
-    def _restart(self, at: int) -> None:
-        if self._next is not None:
-            self._take(self._resampler.resample(None))
-            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=self.hz)
-        if at > self.length:
-            self._parts.append(np.zeros(at - self.length, np.int16))
-            self.length = at
+    def _take(self, frame: av.AudioFrame) -> None:
+        rate, form = frame.sample_rate, (frame.sample_rate, frame.format.name, frame.layout.name)
+        due = self._begin + self._given / rate
+        start = due if frame.time is None else frame.time - self.zero
+        if start > MAX_DURATION:
+            raise Unfit(f"the sound's clock jumps beyond {MAX_DURATION / 3600:g} h")
+        if form != self._form or abs(start - due) > GAP:
+            self._flush()
+            self._form, self._begin, self._given = form, start, 0
+            self._at = round(start * self.sound.hz)
+        self._given, frame.pts = self._given + frame.samples, None
+        self._fifo.write(frame)
+        if self._fifo.samples >= MIXED_SAMPLES:
+            self._lay(self._fifo.read())
 
-    def _take(self, resampled: list[av.AudioFrame]) -> None:
-        for frame in resampled:
-            part = frame.to_ndarray().reshape(-1)
-            self._parts.append(part)
-            self.length += len(part)
+    def _flush(self) -> None:
+        if self._form:
+            self._lay(self._fifo.read(partial=True))
+            self._lay(None)
+        self._fifo = av.AudioFifo()
+        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=self.sound.hz)
+
+    def _lay(self, frame: av.AudioFrame | None) -> None:
+        for mixed in self._resampler.resample(frame):
+            samples = np.frombuffer(mixed.planes[0], np.int16)[: mixed.samples]
+            self.clipped += int(np.count_nonzero((samples == 32767) | (samples <= -32767)))
+            self.sound.write(self._at, samples.tobytes())
+            self._at += len(samples)
 
 
 def _open(path: Path) -> InputContainer:
-    if not path.stat().st_size:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise Unfit(f"{path.name} is no regular file")
+    if not status.st_size:
         raise Unfit("the file is empty")
     try:
         # `file:` keeps a name with a colon or a leading dash a name.
@@ -272,6 +442,6 @@ def _open(path: Path) -> InputContainer:
                 raise Unfit("the file is cut off: its index (moov) is missing") from error
         raise Unfit(f"not a media file: {path.name}") from error
     for stream in container.streams:
-        if stream.type in ("video", "audio"):
+        if stream.type in ("video", "audio") and stream.codec_context is not None:
             stream.codec_context.thread_count = 1
     return container

@@ -27,13 +27,16 @@ def image(data: bytes, name: str, shape: tuple[int, ...] | None = None) -> Image
     if not data:
         raise Unfit("the file is empty")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > MAX_PIXELS:
             raise Unfit(f"{name} has more than {MAX_PIXELS // 10**6} million pixels")
         picture.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Unfit(f"not an image, or a damaged one: {name}") from error
-    return ImageOps.exif_transpose(picture)
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16") or picture.mode == "I":  # 16-bit grey, which a conversion to 8 bit would clip
+        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+    return picture
 
 
 def fit(

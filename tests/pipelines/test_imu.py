@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 
-from pipelines.media.imu import read
+from pipelines.media import imu
 from pipelines.quality import Unfit
+
+
+def read(data: bytes, **settings):
+    return imu.read(io.BytesIO(data), **settings)
 
 
 def table(rows: np.ndarray, header: str = "") -> bytes:
