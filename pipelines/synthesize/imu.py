@@ -9,9 +9,9 @@ from store.types import Hertz, Seconds
 IMU_RATE: Hertz = 50.0
 _GRAVITY = 9.81
 
-# Each motion: cycles a second, then metres of the first and of the second harmonic along x y z, then radians of
-# turning about x y z; gestures rise from rest and return to it.
-_MOTIONS: dict[str, tuple[float, tuple[float, ...], tuple[float, ...], tuple[float, ...]]] = {
+# Cycles a second, then metres of the first and of the second harmonic along x y z, then radians of turning about x y z.
+Motion = tuple[float, tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+_MOTIONS: dict[str, Motion] = {
     "nod": (0.8, (0.03, 0.2, 0.1), (0, 0.03, 0), (0.6, 0.05, 0.05)),
     "push": (0.6, (0.02, 0.02, 0.35), (0, 0, 0.08), (0.35, 0.05, 0.05)),
     "swipe": (0.8, (0.38, 0.03, 0.05), (0.04, 0, 0), (0.05, 0.1, 0.7)),
@@ -26,24 +26,33 @@ _MOTIONS: dict[str, tuple[float, tuple[float, ...], tuple[float, ...], tuple[flo
     "resting": (0.25, (0.004, 0.006, 0.003), (0, 0, 0), (0.02, 0.02, 0.02)),
 }
 MOTIONS = tuple(_MOTIONS)
-_GESTURES = MOTIONS[:6]
+_GESTURES = MOTIONS[:6]  # they rise from rest and return to it
 
 
-def move(kind: str, rng: np.random.Generator, *, seconds: Seconds = 5.0) -> tuple[np.ndarray, np.ndarray]:
+def move(
+    kind: str | Motion,
+    rng: np.random.Generator,
+    *,
+    seconds: Seconds = 5.0,
+    hz: Hertz = IMU_RATE,
+    gesture: bool | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Moves a wrist.
 
     Args:
-        kind: a name in `MOTIONS`.
+        kind: a name in `MOTIONS`, or a motion of one's own.
         rng: the mover: size, pace, handedness, how the sensor sits.
         seconds: how long.
+        hz: how often it is felt.
+        gesture: whether the motion rises from rest and returns to it; None for what its name says.
 
     Returns:
-        int64 ``[T]`` milliseconds, about 50 Hz with a little jitter, and float32 ``[T, 6]``: acceleration with gravity
+        int64 ``[T]`` milliseconds, about `hz` with a little jitter, and float32 ``[T, 6]``: acceleration with gravity
         in m/s^2, angular rate in rad/s, both in the sensor's axes.
     """
-    frequency, first, second, turn = _MOTIONS[kind]
-    step = 1 / IMU_RATE
-    t = np.arange(int(seconds * IMU_RATE)) * step
+    frequency, first, second, turn = _MOTIONS[kind] if isinstance(kind, str) else kind
+    step = 1 / hz
+    t = np.arange(int(seconds * hz)) * step
     cycle = (
         2 * np.pi * frequency * rng.uniform(0.85, 1.15) * (t + 0.05 * np.sin(rng.uniform(1, 2) * t + rng.uniform(0, 6)))
     )
@@ -51,7 +60,7 @@ def move(kind: str, rng: np.random.Generator, *, seconds: Seconds = 5.0) -> tupl
     phase = np.array([0, np.pi / 2, np.pi / 4]) + rng.normal(0, 0.25, 3)
     swing = np.sin(cycle[:, None] + phase) * first + np.sin(2 * cycle[:, None] + 2 * phase) * second
     angles = np.sin(cycle[:, None] + phase[::-1]) * turn
-    if kind in _GESTURES:
+    if kind in _GESTURES if gesture is None else gesture:
         start, stop = np.sort(rng.uniform(0.08, 0.92, 2) * [0.5, 1.0]) * seconds
         rise = 1 / (1 + np.exp(-(t - start) / 0.12)) / (1 + np.exp((t - max(stop, start + 1.2)) / 0.12))
         swing, angles = swing * rise[:, None], angles * rise[:, None]

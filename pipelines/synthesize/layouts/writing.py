@@ -15,25 +15,28 @@ from pipelines.synthesize.speech import RATE
 
 Row = dict[str, Any]
 Run = Callable[[list[Callable[[], Row]]], list[Row]]
+_AUDIO = {"flags": "+bitexact"}
 
 
-def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray) -> None:
+def write_mp4(path: Path, frames: np.ndarray, sound: np.ndarray | None) -> None:
     """Writes H.264 yuv420p and AAC, the same bytes every time.
 
     Args:
         path: the file to make.
         frames: uint8 ``[N, 120, 160, 3]`` RGB, at 25 frames a second.
-        sound: float32 ``[T]`` at 16 kHz.
+        sound: float32 ``[T]`` at 16 kHz; None for a silent film.
     """
     # x264's SIMD paths are neither repeatable nor the same from one processor to the next; these sizes do without them.
     settings = {"preset": "veryfast", "crf": "22", "flags": "+bitexact", "x264-params": "threads=1:cpu-independent=1"}
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         video = container.add_stream("libx264", rate=FPS, options=settings)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        audio = container.add_stream("aac", rate=RATE, layout="mono", options={"flags": "+bitexact"})
+        audio = None if sound is None else container.add_stream("aac", rate=RATE, layout="mono", options=_AUDIO)
         for image in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(video.encode())
+        if audio is None or sound is None:
+            return
         for start in range(0, len(sound), 1024):
             chunk = np.ascontiguousarray(sound[None, start : start + 1024], np.float32)
             block = av.AudioFrame.from_ndarray(chunk, format="fltp", layout="mono")
