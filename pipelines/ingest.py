@@ -28,6 +28,7 @@ from store.shards import Entry, ShardWriter
 from store.types import PalimpsestError, Sample, Seconds
 
 FATAL = "its decoder dies: the file is damaged in a way that crashes it, or too large for this machine's memory"
+COMMIT_SHARDS = 8
 COMMIT_EVERY: Seconds = 5.0
 Progress = Callable[[int, int], None]
 
@@ -104,8 +105,7 @@ def ingest(
     ledger = Ledger(lake)
     try:
         with lock(lake, f"ingest-{dataset}"):
-            if "://" not in (folder := lake.shard_url(dataset, "")):
-                sweep(Path(folder))
+            _sweep(lake, dataset)
             work = plan(
                 ledger,
                 reader,
@@ -120,6 +120,7 @@ def ingest(
             )
             built = in_order(build_shard, work.batches, workers) if run is None else run(work.batches)
             done = _commit_all(ledger, built, work.batches.recordings, progress)
+            _sweep(lake, dataset)  # after a worker that died
             write_catalog(lake)
     except BlockingIOError as error:
         raise PalimpsestError(f"another ingest of {dataset} is running in {lake.root}; wait for it to end") from error
@@ -131,6 +132,11 @@ def ingest(
         seconds=time.monotonic() - begun,
         **{name: getattr(work, name) for name in counts},
     )
+
+
+def _sweep(lake: Lake, dataset: str) -> None:
+    if "://" not in (folder := lake.shard_url(dataset, "")):
+        sweep(Path(folder))
 
 
 def checked_name(dataset: str) -> str:
@@ -218,7 +224,7 @@ def _commit_all(ledger: Ledger, built: Iterable[Built], total: int, progress: Pr
             failures += [(row["name"], row["reason"]) for row in one.rows["quarantined"] if row["reason"]]
             if progress:
                 progress(done["found"], total)
-            if time.monotonic() - since > COMMIT_EVERY:
+            if len(ready) == COMMIT_SHARDS or time.monotonic() - since > COMMIT_EVERY:
                 commit(ledger, ready)
                 ready, since = [], time.monotonic()
     finally:

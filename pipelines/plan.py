@@ -8,21 +8,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import os
 import pickle
 import sqlite3
 import stat
 import time
 import zipfile
 import zlib
-from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, overload
-
-import pyarrow as pa
 
 from pipelines.clip import ClipFormat, below, source_path
 from pipelines.quality import Unfit
@@ -285,7 +283,7 @@ class _Found:
     def __init__(self) -> None:
         self._file = sqlite3.connect("", check_same_thread=False)
         self._file.executescript(
-            "CREATE TABLE seen (id TEXT, item BLOB); "
+            "PRAGMA cache_size = -512; CREATE TABLE seen (id TEXT, item BLOB); "
             "CREATE TABLE todo (id TEXT PRIMARY KEY, place TEXT, clips INT, bytes INT, told TEXT, item BLOB);"
         )
 
@@ -337,11 +335,7 @@ class _Held:
     """What the ledger knows of a data set, looked up a page at a time."""
 
     def __init__(self, ledger: Ledger, dataset: str, finished: Container[str]):
-        def load(table: str, order: str) -> pa.Table:
-            sql = f"SELECT * EXCLUDE recorded_at FROM {table} WHERE dataset = ? ORDER BY {order}"
-            return ledger.query(sql, [dataset]).combine_chunks()
-
-        self._finished, self._tables = finished, {name: load(name, "recording") for name in ("samples", "recordings")}
+        self._ledger, self._dataset, self._finished = ledger, dataset, finished
         failed = ledger.rows("SELECT name, recording, reason FROM quarantine WHERE dataset = ?", [dataset])
         self.quarantine = {row["name"]: (row["recording"], row["reason"]) for row in failed}
         self.samples: dict[str, dict[str, Row]] = {}
@@ -350,19 +344,16 @@ class _Held:
     def turn_to(self, ids: Sequence[str]) -> None:
         """Look up the recordings between the first and the last of `ids`, which are in order."""
         self.samples = {}
-        for row in self._between("samples", ids[0], ids[-1]):
+        for row in self._between("samples", "key", ids[0], ids[-1]):
             if row["shard"] in self._finished:  # what a kill left half committed is built again, as what was lost is
                 self.samples.setdefault(row["recording"], {})[row["key"]] = row
-        rows = self._between("recordings", ids[0], ids[-1])
+        rows = self._between("recordings", "recording", ids[0], ids[-1])
         self.recordings = {row["recording"]: row for row in rows if row["recording"] in self.samples}
 
-    def _between(self, table: str, first: str, last: str) -> list[Row]:
-        rows = self._tables[table]
-        ids = rows["recording"]
-        start, stop = (
-            bisect(ids, one, key=lambda id: id.as_py()) for bisect, one in ((bisect_left, first), (bisect_right, last))
-        )
-        return rows.slice(start, stop - start).to_pylist()
+    def _between(self, table: str, column: str, first: str, last: str) -> list[Row]:
+        # By a column of the table's key, so that DuckDB reads these rows alone.
+        sql = f"SELECT * EXCLUDE recorded_at FROM {table} WHERE dataset = ? AND {column} >= ? AND {column} < ?"
+        return self._ledger.rows(sql, [self._dataset, first, f"{last}~"])  # a tilde comes after all that a key holds
 
     def correct(self, item: Item, corrections: dict[str, list[Row]], min_s: Seconds) -> tuple[Clip, ...]:
         """Note what is now said otherwise of a known recording; returns its clips that have never been cut."""
@@ -474,8 +465,8 @@ def _files(track: Track, source: Path) -> Iterator[tuple[str, int, str, float]]:
     """
     if track.path is None:
         return
-    path = source / track.path
-    if not path.resolve().is_relative_to(source.resolve()):
+    path, root = source / track.path, os.path.realpath(source)
+    if not _inside(path, root):
         raise Unfit(f"{below(path, source)} leads out of the data set's folder")
     if track.member is not None:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -491,13 +482,17 @@ def _files(track: Track, source: Path) -> Iterator[tuple[str, int, str, float]]:
         if one is not path and one.is_dir():
             continue
         name, found = below(one, source), one.stat()
-        if one.is_symlink() and not one.resolve().is_relative_to(source.resolve()):
+        if one is not path and not _inside(one, root):
             raise Unfit(f"{name} leads out of the data set's folder")
         if not stat.S_ISREG(found.st_mode):
             raise Unfit(f"not a regular file: {name}")
         if not found.st_size:
             raise Unfit(f"the file is empty: {name}")
         yield name, found.st_size, str(found.st_mtime_ns), found.st_mtime
+
+
+def _inside(path: Path, root: str) -> bool:
+    return os.path.realpath(path).startswith(os.path.join(root, ""))
 
 
 def _named(track: Track, source: Path) -> str:
