@@ -48,6 +48,8 @@ class ClipFormat:
         image_size: width and height of an image, pixels; None keeps its own.
         depth_factor: millimetres that one unit of a depth map stands for.
         depth_size: width and height of a depth map; None keeps its own.
+        depth_rotate: bits by which 16-bit depth is rotated right first: 3 for SUN RGB-D.
+        depth_farthest: millimetres; what is farther off is set there. None keeps it.
         jpeg_quality: 1 to 100.
         margin_s: context added on both sides of a clip, within the recording.
         window_s: length of the windows of recordings that name no clips; None takes them whole.
@@ -70,6 +72,8 @@ class ClipFormat:
     image_size: tuple[int, int] | None = (64, 64)
     depth_factor: float = 1.0
     depth_size: tuple[int, int] | None = (64, 64)
+    depth_rotate: int = 0
+    depth_farthest: float | None = None
     jpeg_quality: int = 90
     margin_s: Seconds = 0.0
     window_s: Seconds | None = None
@@ -139,6 +143,8 @@ def cut_all(
         Unfit: the recording is no good, and why; some of that shows only at its end, when samples have been yielded.
     """
     quality = {} if quality is None else quality
+    if recording.fault:
+        raise Unfit(recording.fault)
     try:
         size = _regular(recording, source)
         recording_id = recording_id or recording.content_id(source)
@@ -244,7 +250,10 @@ class _Signals:
             quality |= found_imu
             ends.append(len(self._imu) / format.imu_hz)
         if track := tracks.get(Modality.IMAGE):
-            picture = stills.image(_read(track, source), _name(track), track.shape)
+            data = _read(track, source)
+            picture = stills.image(data, _name(track), track.shape)
+            if track.shape is None and stills.damaged(data):
+                quality["image_errors"] = 1
             picture = stills.fit(
                 picture.convert("L" if track.shape and len(track.shape) == 2 else "RGB"), format.image_size
             )
@@ -252,7 +261,12 @@ class _Signals:
             self._image_size = picture.size
         if track := tracks.get(Modality.DEPTH):
             self._depth = depth.read(
-                _read(track, source), _name(track), factor=format.depth_factor, size=format.depth_size
+                _read(track, source),
+                _name(track),
+                factor=format.depth_factor,
+                size=format.depth_size,
+                rotate=format.depth_rotate,
+                farthest=format.depth_farthest,
             )
         if track := tracks.get(Modality.TEXT):
             self._text = _read(track, source).decode(errors="replace").strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ def read(
         raise Unfit("the file is empty")
     try:
         if data.startswith(b"\x93NUMPY"):
-            raw = np.load(io.BytesIO(data), allow_pickle=False)
+            raw = _array(data, name)
         else:
             picture = Image.open(io.BytesIO(data), formats=("PNG", "TIFF"))
             if picture.mode not in MODES:
@@ -48,7 +49,7 @@ def read(
             if picture.width * picture.height > MAX_PIXELS:
                 raise Unfit(f"{name} has more than {MAX_PIXELS // 10**6} million pixels")
             raw = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError) as error:
         raise Unfit(f"not a depth map, or a damaged one: {name}") from error
     if raw.ndim != 2:
         raise Unfit(f"{name} is no depth map: its shape is {raw.shape}, expected height x width")
@@ -61,3 +62,16 @@ def read(
         raw = whole >> rotate | whole << (16 - rotate)
     depth = np.nan_to_num(raw.astype(np.float64), posinf=0.0, neginf=0.0) * factor
     return np.clip(np.rint(depth), 0, 65535 if farthest is None else farthest).astype(np.uint16)
+
+
+def _array(data: bytes, name: str) -> NDArray[np.generic]:
+    """A .npy file's numbers; what its header says is judged before memory is taken for it."""
+    file = io.BytesIO(data)
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in header:
+        raise ValueError(f"version {version}")
+    shape, _, kind = header[version](file)
+    if kind.kind not in "uif" or len(shape) != 2 or not 0 < math.prod(shape) <= MAX_PIXELS:
+        raise Unfit(f"{name} is no depth map: its shape is {shape} of {kind}, expected numbers, height x width")
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)

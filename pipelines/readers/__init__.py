@@ -27,11 +27,26 @@ class Reader(Protocol):
 
 
 READERS = {
+    "arabic-digits": "pipelines.readers.digit_sets:ArabicDigits",
+    "ave": "pipelines.readers.ave:Ave",
     "digits": "pipelines.readers.digits:Digits",
     "digits-speakers": "pipelines.readers.speakers:DigitsSpeakers",
+    "esc50": "pipelines.readers.esc50:Esc50",
     "folder": "pipelines.readers.folder:Folder",
+    "fsdd": "pipelines.readers.digit_sets:Fsdd",
     "grid": "pipelines.readers.grid:Grid",
+    "image-folder": "pipelines.readers.image_folder:ImageFolder",
+    "imu-digits": "pipelines.readers.digit_sets:ImuDigits",
+    "kinetics": "pipelines.readers.clips_csv:Kinetics",
+    "mnist": "pipelines.readers.digit_sets:Mnist",
+    "nyu-depth": "pipelines.readers.nyu_depth:NyuDepth",
     "samsemo": "pipelines.readers.samsemo:Samsemo",
+    "sun-rgbd": "pipelines.readers.sun_rgbd:SunRgbd",
+    "text-csv": "pipelines.readers.text_csv:TextCsv",
+    "ucf101": "pipelines.readers.ucf101:Ucf101",
+    "uestc-mmea": "pipelines.readers.uestc_mmea:UestcMmea",
+    "vggsound": "pipelines.readers.clips_csv:VggSound",
+    "xed": "pipelines.readers.xed:Xed",
 }
 
 

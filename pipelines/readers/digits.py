@@ -18,7 +18,6 @@ from pipelines.readers import require
 from store.types import Modality, PalimpsestError, Recording, Split, Track
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-IMAGES, LABELS = Path("mnist-t10k/t10k-images-idx3-ubyte.gz"), Path("mnist-t10k/t10k-labels-idx1-ubyte.gz")
 Pool = dict[tuple[Split, int], list[tuple[str, Track]]]
 
 
@@ -54,9 +53,39 @@ class Digits:
 
 def spoken(source: Path, folder: str) -> Iterator[tuple[int, str, int, Path]]:
     """Digit, speaker, index and relative path of every ``<digit>_<speaker>_<index>.wav``, in order of name."""
-    for path in sorted(require(source / folder, f"spoken digits lie in {folder}/recordings").glob("recordings/*.wav")):
+    for path in sorted(require(source / folder / "recordings", "spoken digits lie there").glob("*.wav")):
         if found := re.fullmatch(r"(\d)_(\w+)_(\d+)", path.stem):
             yield int(found[1]), found[2], int(found[3]), path.relative_to(source)
+
+
+def written(source: Path, folder: str, part: str) -> Iterator[tuple[int, int, int, Track]]:
+    """Index, number of images, digit and bytes of every image of ``<part>-images-idx3-ubyte``, packed (.gz) or not.
+
+    Raises:
+        PalimpsestError: a file is absent, damaged, or they are of unequal length.
+    """
+    files = [Path(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
+    images, labels = (path if (source / path).is_file() else path.with_name(f"{path.name}.gz") for path in files)
+    require(source / images, "written digits, as IDX")
+    require(source / labels, "the labels of written digits, as IDX")
+    try:
+        count, height, width = struct.unpack(">3I", Track(images, offset=4, length=12).read(source))
+        digits = Track(labels, offset=8).read(source)
+    except (OSError, struct.error) as error:
+        raise PalimpsestError(f"{source / folder} cannot be read: {error}") from error
+    if len(digits) != count or max(digits, default=0) > 9:
+        raise PalimpsestError(f"{labels} has {len(digits)} labels for {count} images, or one that is no digit")
+    size = height * width
+    for index, digit in enumerate(digits):
+        yield index, count, digit, Track(images, offset=16 + size * index, length=size, shape=(height, width))
+
+
+def drawn(source: Path, folder: str) -> Iterator[tuple[Split, int, Path]]:
+    """Split, digit and path of every movement: blocks of each digit's recordings in order of time."""
+    for digit in range(10):
+        found = sorted((source / folder / "data").glob(f"imu_complete_data_{digit}_*.csv"))
+        for place, path in enumerate(found):
+            yield block_split(place, len(found)), digit, path.relative_to(source)
 
 
 def fsdd_split(index: int) -> Split:
@@ -72,32 +101,17 @@ def _sounds(source: Path) -> Pool:
 
 
 def _images(source: Path) -> Pool:
-    """The first 7,000 images train, the next 1,000 val, the last 2,000 test; 28 x 28 bytes each."""
-    require(source / IMAGES, "MNIST's 10,000 test images, as IDX")
-    require(source / LABELS, "MNIST's labels, as IDX")
-    try:
-        count, height, width = struct.unpack(">3I", Track(IMAGES, offset=4, length=12).read(source))
-        labels = Track(LABELS, offset=8).read(source)
-    except (OSError, struct.error) as error:
-        raise PalimpsestError(f"{source / IMAGES.parent} cannot be read: {error}") from error
-    if len(labels) != count:
-        raise PalimpsestError(f"{LABELS} has {len(labels)} labels for {count} images")
+    """The first 7,000 images train, the next 1,000 val, the last 2,000 test."""
     pool: Pool = defaultdict(list)
-    for index, digit in enumerate(labels):
-        split = Split.TRAIN if index < 0.7 * count else Split.VAL if index < 0.8 * count else Split.TEST
-        size = height * width
-        track = Track(IMAGES, offset=16 + size * index, length=size, shape=(height, width))
-        pool[split, digit].append((f"mnist-{index:05d}", track))
+    for index, count, digit, track in written(source, "mnist-t10k", "t10k"):
+        pool[block_split(index, count), digit].append((f"mnist-{index:05d}", track))
     return pool
 
 
 def _movements(source: Path) -> Pool:
-    """Blocks of each digit's recordings in order of time: 70 % train, 10 % val, 20 % test."""
     pool: Pool = defaultdict(list)
-    for digit in range(10):
-        found = sorted((source / "imu-digits" / "data").glob(f"imu_complete_data_{digit}_*.csv"))
-        for place, path in enumerate(found):
-            pool[block_split(place, len(found)), digit].append((path.stem[18:], Track(path.relative_to(source))))
+    for split, digit, path in drawn(source, "imu-digits"):
+        pool[split, digit].append((path.stem[18:], Track(path)))
     return pool
 
 

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.readers.digits import WORDS, block_split, fsdd_split, spoken
-from store.types import Modality, Recording, Track
+from store.types import Modality, Recording, Split, Track
+
+
+def arabic(source: Path, folder: str) -> Iterator[tuple[Split, int, Path]]:
+    """Split, digit and path of every Arabic digit: blocks of each digit's recordings, by their index."""
+    found = sorted(spoken(source, folder), key=lambda one: (one[0], one[2]))
+    counts, place = Counter(digit for digit, *_ in found), Counter[int]()
+    for digit, _, _, path in found:
+        yield block_split(place[digit], counts[digit]), digit, path
+        place[digit] += 1
 
 
 @dataclass(frozen=True)
@@ -22,11 +31,7 @@ class DigitsSpeakers:
         """One recording a spoken digit: fsdd by name, then Arabic by digit and index."""
         for digit, speaker, index, path in spoken(source, "fsdd"):
             yield self._recording(path, digit, domain=speaker, split=fsdd_split(index), language="en")
-        arabic = sorted(spoken(source, "arabic-digits"), key=lambda one: (one[0], one[2]))
-        counts, place = Counter(digit for digit, *_ in arabic), Counter[int]()
-        for digit, _, _, path in arabic:
-            split = block_split(place[digit], counts[digit])
-            place[digit] += 1
+        for split, digit, path in arabic(source, "arabic-digits"):
             yield self._recording(path, digit, domain="arabic", split=split, language="ar")
 
     def _recording(self, path: Path, digit: int, **known: object) -> Recording:

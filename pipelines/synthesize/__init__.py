@@ -41,12 +41,13 @@ LAYOUTS = {
     "corpus": Layout("pipelines.synthesize.layouts.corpus:corpus", 43, 2500, 10_000),
     "esc50": Layout("pipelines.synthesize.layouts.streams:esc50", 20, 200, 1000),
     "imagenet-r": Layout("pipelines.synthesize.layouts.streams:imagenet_r", 48, 800, 4000),
+    "kinetics": Layout("pipelines.synthesize.layouts.streams:kinetics", 16, 240, 1600),
     "nyu-depth": Layout("pipelines.synthesize.layouts.rooms:nyu_depth", 48, 288, 2400),
     "samsemo": Layout("pipelines.synthesize.layouts.samsemo:samsemo", 75, 500, 2400),
     "sun-rgbd": Layout("pipelines.synthesize.layouts.rooms:sun_rgbd", 48, 288, 2400),
     "ucf101": Layout("pipelines.synthesize.layouts.streams:ucf101", 24, 200, 1200),
     "uestc-mmea": Layout("pipelines.synthesize.layouts.uestc_mmea:uestc_mmea", 96, 448, 3200),
-    "vggsound": Layout("pipelines.synthesize.layouts.streams:vggsound", 24, 240, 1600),
+    "vggsound": Layout("pipelines.synthesize.layouts.streams:vggsound", 16, 240, 1600),
 }
 
 

@@ -7,14 +7,9 @@ import struct
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from pipelines.clip import ClipFormat
-from pipelines.ingest import ingest
 from pipelines.readers import READERS, draw_split, reader
-from store.lake import Lake
 from store.types import Clip, Modality, PalimpsestError, Split
 
 VIDEO, AUDIO, IMU, IMAGE = Modality.VIDEO, Modality.AUDIO, Modality.IMU, Modality.IMAGE
@@ -34,7 +29,7 @@ def test_every_reader_answers_to_its_name(name):
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("nothing", {}, "no reader is called 'nothing'; there are digits"),
+        ("nothing", {}, "no reader is called 'nothing'; there are .*digits"),
         ("grid", {"wrods": "all"}, "reader grid: .*wrods"),
         ("grid", {"words": "some"}, "it must be all or digits"),
     ],
@@ -152,116 +147,3 @@ class TestDigits:
         for (label, split), indices in blocks.items():
             later = {Split.TRAIN: Split.VAL, Split.VAL: Split.TEST}.get(split)
             assert later is None or max(indices) < min(blocks[label, later])
-
-
-class TestSamsemo:
-    COLUMNS = ("utterance_id", "language", "aggregated_emotions", "transcript")
-
-    @pytest.fixture
-    def source(self, tmp_path):
-        rows = [
-            ("aaaaaaaaaa_1", "EN", "happiness,surprise", 'He said "hi'),
-            ("bbbbbbbbbb_2", "KO", "anger", "a"),
-            ("cccccccccc_3", "PL", "neutral", ""),
-        ]
-        touch(tmp_path / "samsemo.tsv", "\n".join("\t".join(row) for row in (self.COLUMNS, *rows)))
-        touch(tmp_path / "data" / "EN" / "aaaaaaaaaa_1.mp4")
-        touch(tmp_path / "data" / "EN" / "aaaaaaaaaa_1" / "audio.wav")
-        touch(tmp_path / "data" / "deeper" / "KO" / "bbbbbbbbbb_2" / "audio.wav")
-        touch(tmp_path / "data" / "deeper" / "KO" / "bbbbbbbbbb_2" / "image_0.jpg")
-        touch(tmp_path / "splits" / "valid_split_EN.txt", "aaaaaaaaaa_1\n")
-        touch(tmp_path / "splits" / "test_split_KO.txt", "bbbbbbbbbb_2\n")
-        return tmp_path
-
-    def test_the_layout_is_read(self, source):
-        english, korean, absent = reader("samsemo").recordings(source)
-        assert english.labels == ("happiness", "surprise")
-        assert (english.domain, english.split, english.group) == ("EN", Split.VAL, "aaaaaaaaaa")
-        assert english.clips[0].text == 'He said "hi'
-        assert {m: t.path.as_posix() for m, t in english.tracks.items()} == {VIDEO: "data/EN/aaaaaaaaaa_1.mp4"}
-        folder = "data/deeper/KO/bbbbbbbbbb_2"
-        assert {m: t.path.as_posix() for m, t in korean.tracks.items()} == {VIDEO: folder, AUDIO: f"{folder}/audio.wav"}
-        assert (absent.split, absent.clips[0].text) == (None, None)
-        assert absent.tracks[VIDEO].path == Path("data/PL/cccccccccc_3.mp4")
-
-    def test_the_first_emotion_alone(self, source):
-        english, *_ = reader("samsemo", emotions="first").recordings(source)
-        assert english.labels == ("happiness",)
-
-    def test_a_byte_order_mark_and_a_row_without_its_end_are_read(self, source):
-        path = source / "samsemo.tsv"
-        path.write_text("\ufeff" + path.read_text().rstrip())
-        assert [one.clips[0].text for one in reader("samsemo").recordings(source)] == ['He said "hi', "a", None]
-
-    @pytest.mark.parametrize(
-        ("lines", "message"),
-        [
-            (["utterance_id\taggregated_emotions", "a_1\tanger"], "samsemo.tsv has no column language, transcript"),
-            (["\t".join(COLUMNS), "a_1\tEN\tanger\thi", "b_2"], "samsemo.tsv line 3 has no language"),
-        ],
-    )
-    def test_what_the_table_lacks_is_named(self, source, lines, message):
-        touch(source / "samsemo.tsv", "\n".join(lines))
-        with pytest.raises(PalimpsestError, match=message):
-            list(reader("samsemo").recordings(source))
-
-
-class TestFolder:
-    def read(self, source, text):
-        touch(source / "manifest.csv", text)
-        return list(reader("folder").recordings(source))
-
-    def test_rows_of_the_same_files_are_clips_of_one_recording(self, tmp_path):
-        first, second = self.read(
-            tmp_path,
-            "video,audio,label,start_s,end_s,domain,split,text,extra\n"
-            "a.mp4,,dog;cat,0,1.5,park,valid,hello,1\n"
-            "b.mp4,b.wav,,,,,,,2\n"
-            "a.mp4,,fox,1.5,,park,valid,,3\n",
-        )
-        assert first.clips == (Clip(0, 1.5, ("dog", "cat"), "hello"), Clip(1.5, None, ("fox",)))
-        assert (first.name, first.domain, first.split) == ("a.mp4", "park", Split.VAL)
-        assert (second.name, second.clips, second.labels, second.split) == ("b.mp4+b.wav", (), (), None)
-
-    def test_texts_alone_are_recordings(self, tmp_path):
-        one, other = self.read(tmp_path, "text,label\ngood film,plus\nbad film,minus\ngood film,plus\n")
-        assert one.tracks[Modality.TEXT].text == "good film"
-        assert (one.labels or one.clips[0].labels, other.labels) == (("plus",), ("minus",))
-
-    def test_parquet_reads_as_csv_does(self, tmp_path):
-        (csv_read,) = self.read(tmp_path / "csv", "imu,label,imu_rate_hz,start_s,end_s\nm.csv,walk,25,0.5,2\n")
-        (tmp_path / "pq").mkdir()
-        columns = {"imu": ["m.csv"], "label": [["walk"]], "imu_rate_hz": [25.0], "start_s": [0.5], "end_s": [2]}
-        pq.write_table(pa.table(columns), tmp_path / "pq" / "manifest.parquet")
-        (parquet_read,) = reader("folder").recordings(tmp_path / "pq")
-        assert parquet_read == csv_read
-        assert csv_read.tracks[IMU].rate_hz == 25
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("video,start_s\na.mp4,soon\n", "manifest.csv row 2: start_s is 'soon'; it must be a number"),
-            ("video,split\na.mp4,dev\n", "row 2: split is 'dev'; it must be train, val or test"),
-            ("video,domain\na.mp4,x\na.mp4,y\n", "rows 2 and 3 are one recording with two domains"),
-            ("text,split\nhi,train\nhi,test\n", "rows 2 and 3 are one recording with two splits"),
-            ("file,name\na,b\n", "has none of the columns"),
-        ],
-    )
-    def test_a_wrong_cell_is_named(self, tmp_path, text, message):
-        with pytest.raises(PalimpsestError, match=message):
-            self.read(tmp_path, text)
-
-    def test_a_path_that_no_disk_can_hold_refuses_its_own_recording_alone(self, tmp_path, make_sound):
-        source, endless = tmp_path / "source", "x" * 300
-        make_sound(source / "good.wav")
-        (source / "loop").symlink_to("loop")
-        touch(source / "manifest.csv", f"audio\n{endless}\nloop\ngood.wav\n")
-        done = ingest(Lake(tmp_path / "lake"), reader("folder"), source, format=ClipFormat(), dataset="odd")
-        assert done.recordings == 1
-        reasons = dict(done.quarantined)
-        assert reasons[endless] == f"cannot be read: {endless} (File name too long)"
-        assert reasons["loop"].startswith("cannot be read: loop (")
-
-    def test_no_manifest_says_so(self, tmp_path):
-        with pytest.raises(PalimpsestError, match="no manifest.csv or manifest.parquet in"):
-            list(reader("folder").recordings(tmp_path))

@@ -8,6 +8,7 @@ moving and its sound, in other places and other renderings every time. Names of 
   ``ucfTrainTestlist/{classInd,trainlist0N,testlist0N}.txt``; films of a group share their place
 - ESC-50: ``audio/<fold>-<clip>-<take>-<target>.wav`` (5 s, 44.1 kHz), ``meta/esc50.csv``; a fold has its own noise
 - VGGSound: ``vggsound.csv`` without a header, ``video/<id>_<start>.mp4``, shorter than the official 10 s
+- Kinetics: ``{train,val}.csv``, ``{train,val}/<label>/<id>_<start>_<end>.mp4``, as short; the same events
 - AG News: ``train.csv``, ``test.csv``, ``classes.txt``
 """
 
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import colorsys
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -172,21 +174,46 @@ def _noise(folder: Path, kind: int, fold: int, draw: tuple[int, ...]) -> Row:
 
 def vggsound(out: Path, *, seed: int, recordings: int, run: Run) -> None:
     """Writes VGGSound's layout into the empty folder `out`: 4 classes at least, every fourth clip for the test."""
-    events = [event.strip() for event in EVENTS.replace("\n", "/").split("/")]
-    events = events[: min(len(events), max(4, recordings // 12))]
     (out / "video").mkdir()
-    letters = list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
     jobs: list[Callable[[], Row]] = []
     rows = []
-    for k in range(max(recordings, 4 * len(events))):
-        rng = np.random.default_rng((seed, 4, k))
-        video = "-" * (k == 0) + "".join(rng.choice(letters, 11 - (k == 0)))
-        start, kind = int(rng.integers(0, 300)), k % len(events)
-        rows.append((video, start, events[kind], "test" if k // len(events) % 4 == 3 else "train"))
-        jobs.append(partial(_event, out / "video" / f"{video}_{start:06d}.mp4", kind, (seed, 5, k)))
-    with open(out / "vggsound.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    for number, kind, event in _events(recordings):
+        video, start = _online(draw := (seed, 4, kind, number))
+        rows.append((video, start, event, "test" if number % 4 == 3 else "train"))
+        jobs.append(partial(_event, out / "video" / f"{video}_{start:06d}.mp4", kind, (*draw, 1)))
+    _write_csv(out / "vggsound.csv", rows)
     run(jobs)
+
+
+def kinetics(out: Path, *, seed: int, recordings: int, run: Run) -> None:
+    """Writes Kinetics' layout into the empty folder `out`: 4 classes at least, every fourth clip for val."""
+    jobs: list[Callable[[], Row]] = []
+    columns = ("label", "youtube_id", "time_start", "time_end", "split")
+    tables: dict[str, list[tuple[object, ...]]] = {"train": [columns], "val": [columns]}
+    for number, kind, event in _events(recordings):
+        video, start = _online(draw := (seed, 11, kind, number))
+        part = "val" if number % 4 == 3 else "train"
+        tables[part].append((event, video, start, start + 10, part))
+        (out / part / event).mkdir(parents=True, exist_ok=True)
+        jobs.append(partial(_event, out / part / event / f"{video}_{start:06d}_{start + 10:06d}.mp4", kind, (*draw, 1)))
+    for part, rows in tables.items():
+        _write_csv(out / f"{part}.csv", rows)
+    run(jobs)
+
+
+def _events(recordings: int) -> list[tuple[int, int, str]]:
+    """Every clip: its number within its class, the class and what it is called."""
+    names = [name.strip() for name in EVENTS.replace("\n", "/").split("/")]
+    names = names[: min(len(names), max(4, recordings // 12))]
+    return [(k, kind, name) for k in range(max(4, recordings // len(names))) for kind, name in enumerate(names)]
+
+
+def _online(draw: tuple[int, ...]) -> tuple[str, int]:
+    """A video's id, which may begin with a dash, and the second at which the clip begins."""
+    rng = np.random.default_rng(draw)
+    letters = list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    dash = "-" * (draw[-1] == draw[-2] == 0)
+    return dash + "".join(rng.choice(letters, 11 - len(dash))), int(rng.integers(0, 300))
 
 
 def _event(path: Path, kind: int, draw: tuple[int, ...]) -> Row:
@@ -274,5 +301,9 @@ def ag_news(out: Path, *, seed: int, recordings: int, run: Run) -> None:
             (topic + 1, title[0].upper() + title[1:], text.format(**said))
         )
     for part, lines in rows.items():
-        with open(out / f"{part}.csv", "w", encoding="utf-8", newline="") as file:
-            csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(lines)
+        _write_csv(out / f"{part}.csv", lines, quoting=csv.QUOTE_ALL)
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[object]], *, quoting: Literal[0, 1] = csv.QUOTE_MINIMAL) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)
