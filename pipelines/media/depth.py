@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,14 @@ def read(
             if picture.width * picture.height > MAX_PIXELS:
                 raise Unfit(f"{name} has more than {MAX_PIXELS // 10**6} million pixels")
             raw = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        OverflowError,
+        tokenize.TokenError,
+        Image.DecompressionBombError,
+    ) as error:
         raise Unfit(f"not a depth map, or a damaged one: {name}") from error
     if raw.ndim != 2:
         raise Unfit(f"{name} is no depth map: its shape is {raw.shape}, expected height x width")

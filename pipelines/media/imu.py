@@ -66,6 +66,8 @@ def read(
         raise Unfit("the IMU recording has fewer than 2 rows in order of time")
     quality["imu_gap_s"] = round(float(np.diff(times).max()), 4)
     span = float(times[-1] - times[0])
+    if span * hz < 1:
+        raise Unfit(f"the IMU recording lasts {span:g} s: is its rate wrong?")
     if span > MAX_SPAN:
         raise Unfit(f"IMU time spans {span / 3600:,.0f} h, more than {MAX_SPAN / 3600:g} h: is one of its times wrong?")
     grid = np.arange(int(round(span * hz)) + 1) / hz + times[0]
@@ -95,12 +97,15 @@ def _columns(
     else:
         raise Unfit(f"not an IMU table: {width} columns and no header, expected 6 (acc, gyro) or 7 (time first)")
     wanted = [places[name] for name in ("time", *AXES) if name in places]
-    cells = array("d")
+    cells, ragged = array("d"), False
     for row in rows if header else chain([head], rows):
-        if len(row) == width:
+        ragged = len(row) != width
+        if not ragged:
             cells.extend([_value(row[place]) for place in wanted])
             if len(cells) > MAX_ROWS * len(wanted):
                 raise Unfit(f"the IMU table has more than {MAX_ROWS // 10**6} million rows: cut it into parts")
+    if ragged:
+        raise Unfit("the IMU table is cut off in its last row")
     table = np.frombuffer(cells).reshape(-1, len(wanted))
     if not len(table):
         raise Unfit("the IMU table has no row")
@@ -122,7 +127,13 @@ def _rows(file: BinaryIO, deadline: Deadline) -> Iterator[list[str]]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
     try:
         # In pieces, or a file without a line's end would be read whole.
-        for row in csv.reader(iter(lambda: text.readline(MAX_LINE), "")):
+        lines: Iterator[str] = iter(lambda: text.readline(MAX_LINE), "")
+        first = next((line for line in lines if line.strip()), "")
+        comma = max(",;\t", key=first.count)
+        lines = chain([first], lines)
+        if comma != ",":  # then a comma is a decimal point
+            lines = (line.replace(",", ".") for line in lines)
+        for row in csv.reader(lines, delimiter=comma):
             deadline.check()
             if row:
                 yield row

@@ -19,7 +19,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.media import stills
+from pipelines.media import stills, whole
 from pipelines.quality import FOREVER, Deadline, Quality, Unfit
 from store.types import Seconds
 
@@ -29,13 +29,17 @@ FORMATS = (
     "wav,w64,aiff,au,caf,flac,ogg,mp3,aac,ac3,eac3,amr,ape,wv,tta"
 )
 ORDINARY = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg"}
+CHECKED = {"flac", "tta", "wavpack"}  # codecs with a checksum a frame, which is not looked at unless asked for
 HDR_TRANSFERS = {16, 18}  # PQ and HLG
 # The same pixels on every machine, and the same as the filter graph's.
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 NEAR: Seconds = 1e-4  # clocks of two demuxers round differently; no frame is this short
-GAP: Seconds = 0.02  # sound this far off its place is moved there
+GAP: Seconds = 0.008  # sound this far off its place is moved there: half a frame at 60 a second
+MAX_BACK: Seconds = 1.0
+MAX_REORDER = 17  # frames that a codec may show later than they are stored
 MAX_DURATION: Seconds = 6 * 3600.0
 MAX_PIXELS = 50_000_000
+SOUND_RATES = range(1_000, 1_000_001)  # hertz; one packet at 1 Hz would be resampled to gigabytes
 HELD_BYTES = 32 << 20  # of video packets kept from the first pass, so that short files are read once
 MIXED_SAMPLES = 16_384  # at a time: a filter graph costs by the call
 SPOOL_BYTES = 8 << 20  # of sound kept in memory
@@ -92,7 +96,8 @@ class Upright:
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Upright:
         """What the frame's display matrix asks for, to a quarter turn."""
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        # A frame whose side data was read refers to itself and lives on; so a small copy is asked.
+        matrix = frame.reformat(16, 16).side_data.get("DISPLAYMATRIX")
         if matrix is None:
             return cls()
         a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # type: ignore[call-overload]
@@ -115,7 +120,7 @@ class Scan:
 
     Attributes:
         duration_s: end of the longest track, from the recording's start.
-        zero: the container's time of the recording's start, seconds.
+        zero: the picture's time in the container at the recording's start, seconds.
         stream: the video's number in the container.
         times: seconds from the recording's start of every video frame, ascending, ``[F]``.
         pts: the same in the stream's own clock, None where the container gives none.
@@ -180,9 +185,11 @@ def scan(path: Path, *, audio_hz: int | None = None, video: bool = True, deadlin
     """
     with contextlib.ExitStack() as stack:
         container = stack.enter_context(contextlib.closing(_open(path)))
+        whole.check(path)
         picture, voice = _track(container.streams.video) if video else None, _track(container.streams.audio)
         if video and picture is None:
-            raise Unfit(f"no video track in {path.name}")
+            unknown = any(s.type == "video" and s.codec_context is None for s in container.streams)
+            raise Unfit(f"{'unknown video codec' if unknown else 'no video track'} in {path.name}")
         if audio_hz is None:
             voice = None
         if not video and voice is None:
@@ -191,6 +198,8 @@ def scan(path: Path, *, audio_hz: int | None = None, video: bool = True, deadlin
             raise Unfit(f"{path.name} is longer than {MAX_DURATION / 3600:g} h: cut it into parts")
         if picture is not None and picture.width * picture.height > MAX_PIXELS:
             raise Unfit(f"{path.name} has more than {MAX_PIXELS // 10**6} million pixels a frame")
+        if voice is not None and voice.rate not in SOUND_RATES:
+            raise Unfit(f"{path.name} has sound at a rate of {voice.rate} Hz")
         zero = (container.start_time or 0) / av.time_base
         sound = _Listener(audio_hz, zero) if voice is not None and audio_hz else None
         if sound is not None:
@@ -199,7 +208,7 @@ def scan(path: Path, *, audio_hz: int | None = None, video: bool = True, deadlin
         first: av.VideoFrame | None = None
         size, last_duration = 0, 0
         streams = [stream for stream in (picture, voice) if stream is not None]
-        for packet in container.demux(streams):
+        for packet in _packets(container, *streams):
             deadline.check()
             if sound is not None and packet.stream is voice:
                 sound.hear(packet)
@@ -214,11 +223,11 @@ def scan(path: Path, *, audio_hz: int | None = None, video: bool = True, deadlin
                 if size > HELD_BYTES:
                     held.clear()
             if first is None:
-                first = next(iter(_decode(packet)), None)
+                first = next(iter(_decode(packet, [])), None)
         quality: Quality = {}
         ends = [float((s.start_time or 0) + s.duration) * float(s.time_base) - zero for s in streams if s.duration]
-        if container.duration:
-            quality["declared_s"] = round(max(ends or [container.duration / av.time_base]), 3)
+        if container.duration:  # which some containers count from their clock's 0, others from their start
+            quality["declared_s"] = round(max(ends or [container.duration / av.time_base - max(zero, 0.0)]), 3)
         duration, audio = 0.0, None
         if sound is not None:
             audio = sound.finish()
@@ -230,11 +239,16 @@ def scan(path: Path, *, audio_hz: int | None = None, video: bool = True, deadlin
             return Scan(path, duration, zero=zero, audio=audio, quality=quality, container=container)
         if first is None or not any(shown):
             raise Unfit(f"no frame of {path.name} can be decoded")
-        picture.codec_context.flush_buffers()
         step = float(1 / picture.average_rate) if picture.average_rate else 0.04
         clock = float(picture.time_base or Fraction(1))
         packet_pts, visible = np.frombuffer(table, np.int64), np.frombuffer(shown, bool)
         pts = None if (packet_pts == NO_TIME).any() else np.unique(packet_pts[visible])
+        if pts is not None:
+            back = float((np.maximum.accumulate(packet_pts) - packet_pts).max()) * clock
+            if back > max(MAX_BACK, MAX_REORDER * step):
+                raise Unfit(f"the video's clock goes back by {back:.1f} s")
+        if pts is not None and container.format.name == "avi":  # its times of decoding, put late by the reordering
+            zero += float(pts[0] - (picture.start_time or 0)) * clock
         times = np.arange(visible.sum()) * step if pts is None else pts * clock - zero
         end = float(times[-1]) + (last_duration * clock or step)
         if end > MAX_DURATION:
@@ -290,15 +304,20 @@ def frames(
         packets: Iterable[Any] = found.held
         if not packets:
             container = stack.enter_context(contextlib.closing(_open(found.path)))
-            packets = container.demux(container.streams[found.stream])
+            packets = _packets(container, container.streams[found.stream])
         context, number, former, reformatter = None, -1, -1, VideoReformatter()
+        broken = False  # what leans on a damaged frame is damaged, up to the next key frame
 
-        def serve(decoded: Iterator[av.VideoFrame]) -> Iterator[tuple[range, Picture]]:
-            for frame in decoded:
-                if frame.pts in wanted and not frame.is_corrupt:
+        def serve(source: Any) -> Iterator[tuple[range, Picture]]:
+            nonlocal broken
+            errors: list[Exception] = []
+            for frame in _decode(source, errors):
+                broken = bool(frame.is_corrupt or (broken and not frame.key_frame))
+                if frame.pts in wanted and not broken:
                     if frame.interlaced_frame:
                         raise Interlaced
                     yield wanted.pop(frame.pts), _picture(frame, reformatter, found.upright, size, crop)
+            broken = broken or bool(errors)
 
         for packet in packets:
             if not packet.size:
@@ -309,16 +328,18 @@ def frames(
             if not needed[number]:
                 continue
             deadline.check()
-            context = context or packet.stream.codec_context
+            if context is None:
+                context = packet.stream.codec_context
+                context.flush_buffers()  # of what the first pass left in it
             if number != former + 1 and former >= 0:
-                yield from serve(_decode(context))
+                yield from serve(context)
                 context.flush_buffers()
             former = number
             context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            yield from serve(_decode(packet))
+            yield from serve(packet)
         if context is not None:
             context.skip_frame = "DEFAULT"
-            yield from serve(_decode(context))
+            yield from serve(context)
 
 
 def pixels(frame: av.VideoFrame) -> Picture:
@@ -361,12 +382,21 @@ def _track(streams: Any) -> Any:
     return next((s for s in tracks if s.disposition & av.stream.Disposition.default), next(iter(tracks), None))
 
 
-def _decode(source: Any) -> Iterator[Any]:
-    """Frames of a packet, or what a codec context still holds; damage is silence here and a figure for the gate."""
+def _packets(container: InputContainer, *streams: Any) -> Iterator[Any]:
+    try:
+        yield from container.demux(*streams)
+    except av.error.FFmpegError as error:
+        raise Unfit(f"the file cannot be read to its end: {error.strerror}") from error
+
+
+def _decode(source: Any, errors: list[Exception]) -> Iterator[Any]:
+    """Frames of a packet, or what a codec context still holds; damage is noted in `errors`, a figure for the gate."""
     try:
         yield from source.decode()
-    except (av.error.InvalidDataError, av.error.EOFError):
+    except av.error.EOFError:
         return
+    except av.error.FFmpegError as error:
+        errors.append(error)
 
 
 class _Listener:
@@ -385,7 +415,7 @@ class _Listener:
         self.packets += bool(packet.size)
         try:
             decoded = packet.decode()
-        except av.error.InvalidDataError:
+        except av.error.FFmpegError:
             self.errors += 1
             return
         for frame in decoded:
@@ -400,6 +430,8 @@ class _Listener:
         rate, form = frame.sample_rate, (frame.sample_rate, frame.format.name, frame.layout.name)
         due = self._begin + self._given / rate
         start = due if frame.time is None else frame.time - self.zero
+        if self._form and due - start > MAX_BACK:
+            raise Unfit(f"the sound's clock goes back by {due - start:.1f} s")
         if start > MAX_DURATION:
             raise Unfit(f"the sound's clock jumps beyond {MAX_DURATION / 3600:g} h")
         if form != self._form or abs(start - due) > GAP:
@@ -419,8 +451,13 @@ class _Listener:
         self._resampler = av.AudioResampler(format="s16", layout="mono", rate=self.sound.hz)
 
     def _lay(self, frame: av.AudioFrame | None) -> None:
-        for mixed in self._resampler.resample(frame):
-            samples = np.frombuffer(mixed.planes[0], np.int16)[: mixed.samples]
+        try:
+            mix = self._resampler.resample(frame)
+        except av.error.FFmpegError as error:
+            rate, _, layout = self._form
+            raise Unfit(f"sound of {layout} at {rate} Hz cannot be mixed down") from error
+        for mixed in mix:
+            samples = np.frombuffer(memoryview(mixed.planes[0]), np.int16)[: mixed.samples]
             self.clipped += int(np.count_nonzero((samples == 32767) | (samples <= -32767)))
             self.sound.write(self._at, samples.tobytes())
             self._at += len(samples)
@@ -444,4 +481,8 @@ def _open(path: Path) -> InputContainer:
     for stream in container.streams:
         if stream.type in ("video", "audio") and stream.codec_context is not None:
             stream.codec_context.thread_count = 1
+            if stream.type == "video":  # a later frame may be larger than the container says
+                stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            if stream.codec_context.name in CHECKED:
+                stream.codec_context.options = {"err_detect": "crccheck+explode"}
     return container

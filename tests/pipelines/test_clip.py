@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pipelines.quality
 import store.types
 from pipelines.clip import ClipFormat, cut, cut_all, windows
 from pipelines.media import pyav
@@ -166,6 +168,94 @@ def test_stills_stand_for_a_video(tmp_path, make_sound):
     tracks = {Modality.VIDEO: Track(Path("scene")), Modality.AUDIO: Track(Path("scene/audio.wav"))}
     sample = cut(Recording("scene", tracks), Clip(), FORMAT, tmp_path)
     np.testing.assert_allclose(levels(sample), [0, 50, 100, 150], atol=3)
+
+
+def test_frames_may_come_at_a_rate(tmp_path, talk):
+    sample = cut(talk, Clip(0.4, 3.0), replace(FORMAT, frame_hz=2.0), tmp_path)
+    np.testing.assert_allclose(
+        levels(sample), [40 + 2 * int(t / 0.04 + 0.01) for t in (0.65, 1.15, 1.65, 2.15, 2.65)], atol=2.5
+    )
+    assert sample.meta["tracks"]["video"] == {"rate_hz": 2.0, "length": 5, "width": 32, "height": 32}
+    short = cut(talk, Clip(1.0, 1.2), replace(FORMAT, frame_hz=2.0), tmp_path)
+    np.testing.assert_allclose(levels(short), [40 + 2 * 27], atol=2.5)
+
+
+def test_key_frames_stand_until_the_next(tmp_path, make_video):
+    make_video(tmp_path / "a.mp4", frames=75, gop=25)
+    keys = ClipFormat(frames=6, frame_size=(32, 32), keyframes=True, audio_hz=None)
+    (sample,) = cut_all(Recording("a", {Modality.VIDEO: Track(Path("a.mp4"))}), keys, tmp_path)
+    np.testing.assert_allclose(levels(sample), [40 + 2 * key for key in (0, 0, 25, 25, 50, 50)], atol=2.5)
+    assert sample.modalities == (Modality.VIDEO,)
+
+
+def test_frames_may_keep_their_size(tmp_path, make_video):
+    make_video(tmp_path / "a.mp4", size=(70, 46), rotation=90)
+    video = Recording("a", {Modality.VIDEO: Track(Path("a.mp4"))})
+    for crop, size in ((None, (46, 70)), ((0.0, 0.5, 0.5, 0.5), (23, 35))):
+        (sample,) = cut_all(video, replace(FORMAT, frame_size=None, crop=crop), tmp_path)
+        assert Image.open(io.BytesIO(sample.frames[0])).size == size
+        assert [sample.meta["tracks"]["video"][name] for name in ("width", "height")] == list(size)
+
+
+def test_clips_come_in_order_of_time(tmp_path, talk):
+    clips = (Clip(2.0, 2.5), Clip(0.5, 1.5), Clip(0.5, 1.0), Clip(0.0, 3.0))
+    samples = list(cut_all(replace(talk, clips=clips), FORMAT, tmp_path))
+    assert [tuple(s.meta["clip"]) for s in samples] == [(0.0, 3.0), (0.5, 1.0), (0.5, 1.5), (2.0, 2.5)]
+    for sample in samples:
+        assert sample.frames == cut(talk, Clip(*sample.meta["clip"]), FORMAT, tmp_path).frames
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """The positions that were decoded so far; those put into `lost` are taken for damaged."""
+    served, lost, decode = [], set(), pyav.frames
+
+    def frames(*args, **settings):
+        for places, picture in decode(*args, **settings):
+            served.append(places)
+            if not lost & set(places):
+                yield places, picture
+
+    monkeypatch.setattr(pyav, "frames", frames)
+    return served, lost
+
+
+def test_a_clip_is_decoded_when_it_is_asked_for(tmp_path, talk, watched):
+    served, _ = watched
+    samples = cut_all(replace(talk, clips=()), replace(FORMAT, window_s=0.5), tmp_path)
+    for number in range(1, 7):
+        next(samples)
+        assert len(served) == 4 * number
+
+
+def test_a_damaged_frame_is_replaced_by_its_neighbour(tmp_path, talk, watched):
+    _, lost = watched
+    lost |= {11, 12}  # the last of one clip and the first of the next
+    quality = {}
+    many = replace(FORMAT, window_s=0.25)
+    samples = list(cut_all(replace(talk, clips=()), many, tmp_path, quality=quality))
+    assert samples[2].frames[3] == samples[2].frames[2]
+    assert samples[3].frames[0] == samples[3].frames[1]
+    assert [sample.meta["quality"]["video_errors"] for sample in samples] == [0, 0, 1, 1] + [0] * 8
+    assert (quality["video_errors"], quality["video_decoded"]) == (2, 48)
+    lost |= {20}
+    late = cut_all(replace(talk, clips=()), many, tmp_path)
+    assert len([next(late) for _ in samples]) == len(samples)
+    with pytest.raises(Unfit, match="3 of 48 video frames are damaged"):
+        next(late)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for modality in (Modality.VIDEO, Modality.AUDIO, Modality.IMU, Modality.IMAGE, Modality.DEPTH, Modality.TEXT):
+        with pytest.raises(Unfit, match="pipe is no regular file"):
+            cut(Recording("pipe", {modality: Track(Path("pipe"))}), Clip(), FORMAT, tmp_path)
+
+
+def test_a_recording_that_takes_too_long_is_given_up(tmp_path, talk, monkeypatch):
+    monkeypatch.setattr(pipelines.quality, "LIMIT_S", -1.0)
+    with pytest.raises(Unfit, match="took longer than"):
+        cut(talk, Clip(), FORMAT, tmp_path)
 
 
 def test_the_format_survives_the_ledger():

@@ -82,6 +82,21 @@ def test_few_nan_are_filled_and_many_refused():
         read(table(rows, HEADER), hz=20, rate_hz=20)
 
 
+def test_a_byte_order_mark_and_ragged_rows_are_passed_over():
+    rows = table(SLOPE, HEADER).splitlines()
+    rows.insert(9, b"1,2")
+    rows.insert(20, b"x" * 200_000)
+    values, quality = read(b"\xef\xbb\xbf" + b"\n".join(rows), hz=20, rate_hz=20)
+    np.testing.assert_allclose(values, SLOPE, atol=1e-6)
+    assert quality["imu_rows"] == 61
+
+
+def test_a_table_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(imu, "MAX_ROWS", 50)
+    with pytest.raises(Unfit, match="cut it into parts"):
+        read(table(SLOPE, HEADER), hz=20, rate_hz=20)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

@@ -1,7 +1,7 @@
 """Clapper boards, to prove that tracks stay aligned: a flash, a click and a jolt at the same known times.
 
-In the ``folder`` layout; `manifest.csv` has the columns video, imu, text, label, domain. The text says when it claps, in
-seconds from the recording's start (``claps at 1.043 2.417``): at the centre of the one white frame, at the click's
+In the ``folder`` layout; `manifest.csv` has the columns video, imu, text, label, domain. The text says when it claps
+(``claps at 1.0430 2.4170``, seconds from the recording's start): at the centre of the one white frame, at the click's
 sample, and at the peak of the jolt along acc_x. The domain names frame rate, container and what starts late. An IMU
 file's columns are timestamp_ms, acc_x, acc_y, acc_z (m/s^2 with gravity), gyro_x, gyro_y, gyro_z (rad/s).
 """
@@ -99,9 +99,13 @@ def _clap(out: Path, k: int, board: Board, draw: Sequence[int]) -> Row:
 
 
 def _write_video(
-    path: Path, board: Board, edges: NDArray[np.float64], lit: NDArray[np.int64], times: NDArray[np.float64],
+    path: Path,
+    board: Board,
+    edges: NDArray[np.float64],
+    lit: NDArray[np.int64],
+    times: NDArray[np.float64],
     rng: np.random.Generator,
-) -> None:  # fmt: skip
+) -> None:
     form = {"mkv": "matroska", "ts": "mpegts"}.get(board.container, board.container)
     settings = {"preset": "veryfast", "crf": "26", "flags": "+bitexact", "x264-params": "threads=1:cpu-independent=1"}
     with av.open(str(path), "w", format=form, options={"fflags": "+bitexact"}) as container:
