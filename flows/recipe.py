@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.clip import ClipFormat
+from pipelines.variants import Variant
 from store.types import Modality, PalimpsestError
 
 NAME = r"^\w[\w.-]*$"
@@ -38,16 +39,16 @@ class TaskSpec(Part):
 
 
 class StreamSpec(Part):
-    """How samples become a sequence of tasks: listed one by one, or drawn by label or domain."""
+    """How samples become a sequence of tasks: listed one by one, or drawn by label, domain or time of arrival."""
 
-    scenario: Literal["class-incremental", "domain-incremental", "modality-incremental"] = Field(
+    scenario: Literal["class-incremental", "domain-incremental", "modality-incremental", "arrival-incremental"] = Field(
         description="what is new from task to task"
     )
     tasks: tuple[TaskSpec, ...] = Field(default=(), description="the tasks in order; empty to form them by `by`")
-    by: Literal["label", "domain"] | None = Field(
+    by: Literal["label", "domain", "arrival"] | None = Field(
         default=None, description="what tasks are formed by when none are listed"
     )
-    per_task: int = Field(default=1, ge=1, description="labels or domains a task")
+    per_task: int = Field(default=1, ge=1, description="labels, domains or arrivals a task")
     order: tuple[str, ...] = Field(default=(), description="labels or domains in order; others follow in order of name")
     order_seed: int | None = Field(default=None, description="shuffles the task order; None keeps it as written")
 
@@ -55,6 +56,8 @@ class StreamSpec(Part):
     def _one_way(self) -> StreamSpec:
         if bool(self.tasks) == bool(self.by):
             raise ValueError("give either `tasks` or `by`, not both and not neither")
+        if self.by == "arrival" and (self.order or self.order_seed is not None):
+            raise ValueError("arrivals are in the order of their times: give neither `order` nor `order_seed`")
         return self
 
 
@@ -89,6 +92,8 @@ class Recipe(Part):
     dataset: str = Field(pattern=NAME, description="the data set it reads, in the lake")
     reader: ReaderSpec = Field(description="how recordings are found")
     format: ClipFormat = Field(default_factory=ClipFormat, description="how samples are cut")
+    variants: tuple[Variant, ...] = Field(default=(), description="what recordings are put through, each one of these")
+    variant_seed: int = Field(default=0, description="which recording gets which variant, babble and gaps")
     group: Literal["label", "domain", "arrival", "none"] = Field(
         default="none", description="what shards are sorted by"
     )
@@ -119,6 +124,11 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         return _validated(yaml.safe_load(content), text)
     except yaml.YAMLError as error:
         raise PalimpsestError(f"{text} is not valid YAML: {error}") from error
+
+
+def datasets() -> tuple[str, ...]:
+    """The data sets that packaged recipes read; each has a recipe of its name, which says how it is ingested."""
+    return tuple(sorted({load_recipe(name).dataset for name in names()}))
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:

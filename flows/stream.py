@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from store.ledger import Ledger
 from store.types import PalimpsestError
 
 _SAMPLES = """
-    SELECT s.*, h.url, t.task FROM samples s JOIN shards h USING (dataset, shard)
+    SELECT s.*, t.task FROM sample_index s
     LEFT JOIN (
         SELECT ts.dataset, ts.key, ts.task FROM task_samples ts JOIN tasks USING (stream, task)
         WHERE ts.stream = $stream
@@ -95,12 +95,24 @@ def load(ledger: Ledger, recipe: Recipe, modalities: Collection[str]) -> StreamD
         data.names[row["task"]] = row["task_name"]
         data.tasks[row["task"]] = {"train": [], "val": [], "test": []}
     rows = ledger.rows(_SAMPLES, {"stream": recipe.name, "dataset": recipe.dataset})
+    shards = _with_sidecars(rows)
     for row in sorted(rows, key=lambda row: (row["shard"], row["offset"])):
-        example = Example.from_row(row | {"url": ledger.lake.resolve(row["url"])})
+        example = Example.from_row(row | {"shard": shards[row["shard"]]}, ledger.lake)
         data.shards.setdefault(example.shard, []).append(example)
         if row["task"] in data.tasks and set(modalities) & set(row["modalities"]):
             data.tasks[row["task"]][row["split"]].append(example)
     return data
+
+
+def _with_sidecars(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Another name for every shard that has sidecars, so that what was computed without them is not taken for it."""
+    sidecars: dict[str, set[str]] = {}
+    for row in rows:
+        sidecars.setdefault(row["shard"], set()).update(part["shard"] for part in row["sidecars"])
+    return {
+        shard: f"{hashlib.sha256(' '.join(sorted(others)).encode()).hexdigest()[:12]}+{shard}" if others else shard
+        for shard, others in sidecars.items()
+    }
 
 
 def _declared(
@@ -111,14 +123,39 @@ def _declared(
     if spec.by is None:
         wanted = [(task.name, {"label": set(task.labels), "domain": set(task.domains)}) for task in spec.tasks]
         return [(name, {column: values for column, values in by.items() if values}) for name, by in wanted]
+    cut = [(task["task_name"], task["labels"]) for task in sealed if _base(task["task_name"]) == task["task_name"]]
+    if spec.by == "arrival":
+        held = {value for _, chunk in cut for value in chunk}
+        later = _arrivals([sample for sample in samples if (sample["arrival"] or "") not in held], spec.per_task)
+        return [(name, {"arrival": set(chunk)}) for name, chunk in [*cut, *later]]
     seen = {value for sample in samples for value in _values(sample, spec.by)}
     order = [value for value in spec.order if value in seen] + sorted(seen - set(spec.order))
     if spec.order_seed is not None:
         order = [order[i] for i in generator("tasks", spec.order_seed).permutation(len(order))]
-    cut = [(task["task_name"], task["labels"]) for task in sealed if _base(task["task_name"]) == task["task_name"]]
     left = [value for value in order if not any(value in chunk for _, chunk in cut)]
     chunks = [left[i : i + spec.per_task] for i in range(0, len(left), spec.per_task)]
     return [(name, {spec.by: set(chunk)}) for name, chunk in [*cut, *(("+".join(chunk), chunk) for chunk in chunks)]]
+
+
+def _arrivals(samples: Iterable[dict[str, Any]], per_task: int) -> Iterator[tuple[str, list[str]]]:
+    """Arrivals in order of time, `per_task` a task; one that brought nothing to learn from goes with the next."""
+    learnable: dict[str, bool] = {}
+    for sample in samples:
+        arrival = sample["arrival"] or ""
+        learnable[arrival] = learnable.get(arrival, False) or sample["split"] == "train"
+    chunk: list[str] = []
+    for arrival in sorted(learnable):
+        chunk.append(arrival)
+        if sum(learnable[one] for one in chunk) == per_task:
+            yield _span(chunk), chunk
+            chunk = []
+    if any(learnable[one] for one in chunk):
+        yield _span(chunk), chunk
+
+
+def _span(arrivals: Sequence[str]) -> str:
+    """A task's name: the time of its first arrival to that of its last; what has none came before all others."""
+    return "..".join(dict.fromkeys(arrival or "earlier" for arrival in (arrivals[0], arrivals[-1])))
 
 
 def _base(name: str) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flows.cli.common import SET_ASIDE, bars, with_lake
 
 if TYPE_CHECKING:
+    from pipelines.ingest import IngestSummary
     from store.lake import Lake
 
+SECONDS = click.FloatRange(min=0)
 NOTES = {
     "relabelled": "samples have another label, domain, arrival or split now",
     "duplicates": "recordings have the bytes of another one",
     "skipped": "recordings are in quarantine since earlier; --retry-quarantined tries them again",
+    "arriving": "recordings are still arriving",
 }
 
 
@@ -51,43 +54,69 @@ def source(lake: Lake, dataset: str, folder: Path) -> None:
 @click.option("--as", "as_name", metavar="NAME", help="Keep it under another name, such as for another format.")
 @click.option("--retry-quarantined", is_flag=True, help="Try the recordings in quarantine again.")
 @click.option("--shards", metavar="URL", help="Where shards go, such as s3://bucket/prefix; default: into the lake.")
+@click.option("--watch", is_flag=True, help="Go on taking recordings as they arrive, until SIGINT or SIGTERM.")
+@click.option("--settle", "settle_s", type=SECONDS, metavar="S", help="Leave files that changed S seconds ago or less.")
+@click.option("--every", "every_s", type=SECONDS, metavar="S", help="With --watch: look again after so long; 30.")
 @with_lake
 def ingest(
     lake: Lake,
     dataset: str,
-    source: Path | None,
-    workers: int | None,
-    limit: int | None,
-    as_name: str | None,
+    watch: bool,
+    settle_s: float | None,
+    every_s: float | None,
     retry_quarantined: bool,
-    shards: str | None,
+    **options: Any,
 ) -> None:
     """Turn the recordings of DATASET, a recipe's name or its YAML file, into shards and catalog rows.
 
     What the lake holds already is skipped. Recordings that cannot be read go to quarantine with a reason while the
     others are ingested; the exit code is then 3.
+
+    With --watch, files are taken as they finish arriving (unchanged for 10 seconds, unless --settle says otherwise);
+    all that one look finds is an arrival, which a stream can order by. --settle alone looks once, for a scheduler.
     """
     from flows.ingest import ingest as run
+    from flows.watch import stopped_by_signals
+    from flows.watch import watch as run_watch
 
+    if watch:
+        if retry_quarantined:
+            raise click.UsageError("--watch would try what is in quarantine again and again: retry it without")
+        with stopped_by_signals() as stop:
+            run_watch(
+                lake,
+                dataset,
+                stop=stop,
+                settle_s=10.0 if settle_s is None else settle_s,
+                every_s=30.0 if every_s is None else every_s,
+                tell=_tell,
+                complain=lambda message: click.echo(f"{message} (waiting)", err=True),
+                **options,
+            )
+        return
+    if every_s is not None:
+        raise click.UsageError("--every needs --watch")
     with bars() as tell:
         summary = run(
             lake,
             dataset,
-            source=source,
-            workers=workers,
-            limit=limit,
-            as_name=as_name,
             retry_quarantined=retry_quarantined,
-            shards=shards,
+            settle_s=settle_s,
             progress=lambda done, total: tell("recordings", done, total),
+            **options,
         )
+    _tell(summary)
+    raise SystemExit(SET_ASIDE if summary.quarantined else 0)
+
+
+def _tell(summary: IngestSummary) -> None:
     click.echo(
         f"{summary.dataset}: ingested {summary.recordings:,} recordings as {summary.samples:,} samples in "
         f"{summary.shards:,} shards; {summary.known:,} were there already"
     )
-    for name in ("relabelled", "duplicates", "skipped"):
+    for name, note in NOTES.items():
         if count := getattr(summary, name):
-            click.echo(f"  {count:,} {NOTES[name]}")
+            click.echo(f"  {count:,} {note}")
     for name, reason in summary.quarantined:
-        click.echo(f"  quarantined {name}: {reason}")
-    raise SystemExit(SET_ASIDE if summary.quarantined else 0)
+        told = f"  quarantined {name}: {reason}"  # a file's name may hold what a terminal obeys
+        click.echo("".join(c if c.isprintable() else repr(c)[1:-1] for c in told))

@@ -40,8 +40,9 @@ def doctor(lake: Lake) -> None:
 
 @click.command(epilog="Example: palimpsest serve, and elsewhere: prefect deployment run ingest/samsemo")
 @click.option("--port", default=4200, show_default=True, help="Of the server, where it starts one.")
+@click.option("--watch", multiple=True, metavar="DATASET", help="Ingest it every five minutes; may be given again.")
 @with_lake
-def serve(lake: Lake, port: int) -> None:
+def serve(lake: Lake, port: int, watch: tuple[str, ...]) -> None:
     """Serve ingest/<dataset>, update/nightly and the other flows through Prefect, until interrupted.
 
     Runs come from the server at PREFECT_API_URL; where that is not set, one is started on a loopback port and named in
@@ -49,4 +50,4 @@ def serve(lake: Lake, port: int) -> None:
     """
     from flows.deployments.serve import serve as run
 
-    run(lake, port=port)
+    run(lake, port=port, watch=watch)

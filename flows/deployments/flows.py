@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import itertools
 import os
+import pickle
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ParamSpec, cast
+from typing import Any, Literal, ParamSpec, cast
 from uuid import UUID
 
 from prefect import flow, get_run_logger, task
@@ -21,29 +25,34 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
+from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
-from prefect.task_runners import ProcessPoolTaskRunner
-from prefect.utilities.annotations import opaque
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flows.recipe import Recipe, load_recipe, names
-from pipelines.ingest import Batch, Built, build_shard, follow_parent
+from pipelines.crew import AHEAD, build_alone, follow_parent
+from pipelines.ingest import Built, build_shard
+from pipelines.plan import Batch
 from store.lake import Lake
 from store.ledger import Ledger
 from store.types import PalimpsestError, Seconds, slug
 
 P = ParamSpec("P")
-POOLS = 3  # a pool whose process was killed is replaced so often
+Runner = Literal["processes", "threads", "dask"]
 PROGRESS_EVERY: Seconds = 2.0
 
-shard = task(
-    name="shard",
-    task_run_name="{batch.shard}",
+
+@task(
+    task_run_name="{name}",
     retries=2,
     retry_delay_seconds=[1, 10],
     retry_condition_fn=lambda task, run, state: _infrastructure(state),
     cache_policy=NO_CACHE,
     persist_result=False,
-)(build_shard)
+)
+def shard(name: str, batch: bytes) -> Built:
+    """Build the shard `name` of a pickled batch; Prefect and Dask would look into every recording of a plain one."""
+    return build_shard(pickle.loads(batch))
 
 
 def plainly(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
@@ -57,10 +66,12 @@ def plainly(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
         follow_parent()
         try:
             return function(*args, **kwargs)
-        except PalimpsestError as error:
+        except (PalimpsestError, OSError) as error:
             get_run_logger().error(str(error))
             return Failed(message=str(error))
 
+    # Prefect looks for the names in annotations elsewhere than in this module.
+    vars(run)["__signature__"] = inspect.signature(function, eval_str=True)
     return run
 
 
@@ -75,10 +86,26 @@ def ingest(
     as_name: str | None = None,
     retry_quarantined: bool = False,
     shards: str | None = None,
+    settle_s: float | None = None,
+    runner: Runner = "processes",
+    dask: str | None = None,
 ) -> State[Any]:
     """Turn the recordings of a data set into shards and catalog rows, a task a shard.
 
     Recordings that cannot be read go to quarantine; the run is Completed all the same, and an artifact names them.
+
+    Args:
+        dataset: a packaged recipe's name, or the path of a recipe of one's own.
+        source: the folder of recordings; by default as told to `palimpsest source`.
+        lake: where shards and rows go.
+        workers: processes or threads, or how many a Dask cluster elsewhere has; by default one a core.
+        limit: look at the first recordings only.
+        as_name: the data set's name in the lake, when it is not the recipe's.
+        retry_quarantined: try again what failed before.
+        shards: an fsspec URL to write shards under, instead of the lake's own.
+        settle_s: leave files that changed within so many seconds for the next run; this one is then an arrival.
+        runner: where shards are built; the bytes are the same everywhere.
+        dask: address of a Dask scheduler whose workers have source and shards in reach; without it a local cluster.
     """
     from flows.ingest import ingest as run
 
@@ -92,8 +119,9 @@ def ingest(
         as_name=as_name,
         retry_quarantined=retry_quarantined,
         shards=shards,
+        settle_s=settle_s,
         progress=lambda done, total: tell("recordings", done, total),
-        run=lambda batches: _build(batches, workers or len(os.sched_getaffinity(0))),
+        run=lambda batches: _build(batches, runner, workers, dask),
     )
     rows = [f"| {name} | {value} |" for name, value in asdict(summary).items() if name != "quarantined"]
     reasons = [f"- `{name}`: {reason}" for name, reason in summary.quarantined]
@@ -192,24 +220,57 @@ def begun(lake: Lake) -> list[tuple[str, str | None]]:
     return [(row["stream"], None if row["stream"] in names() else row["config"]) for row in rows]
 
 
-def _build(batches: Sequence[Batch], workers: int) -> Iterator[Built]:
-    """Build the batches in processes, in order; those that a killed process took along are built in a new pool."""
-    left = list(batches)
-    for attempt in range(1, POOLS + 1):
-        if not left:
-            return
-        try:
-            with ProcessPoolTaskRunner(max_workers=min(workers, len(left)), initializer=follow_parent) as pool:
-                for future in [pool.submit(shard, {"batch": opaque(batch)}) for batch in left]:
-                    yield future.result()
-                    left.pop(0)
-        except BrokenProcessPool as error:
-            if attempt == POOLS:
-                raise PalimpsestError(
-                    f"worker processes keep dying, out of memory or in a decoder, at shard {left[0].shard}; what was "
-                    "done is kept. Run it again with fewer workers."
-                ) from error
-            get_run_logger().warning("a worker process died; the shards it held are built again")
+def _build(
+    batches: Sequence[Batch], runner: Runner, workers: int | None = None, dask: str | None = None
+) -> Iterator[Built]:
+    """Build the batches, in order and a few ahead; those that a worker took along when it died are built alone."""
+    left, jobs = iter(batches), deque[tuple[Batch, PrefectFuture[Built] | None]]()
+    workers = workers or len(os.sched_getaffinity(0))
+    ended = not batches
+    while not ended:
+        pool, death = _pool(runner, min(workers, len(batches)), dask)
+        with pool:
+            ahead = AHEAD * workers
+            try:
+                while not ended:
+                    for batch in itertools.islice(left, ahead - len(jobs)):
+                        jobs.append((batch, None))  # before it is handed to a pool that may be broken by now
+                        jobs[-1] = batch, pool.submit(shard, {"name": batch.shard, "batch": pickle.dumps(batch)})
+                    if jobs:
+                        yield cast(Any, jobs[0][1]).result()
+                        jobs.popleft()
+                    ended = not jobs
+            except death:
+                get_run_logger().warning("a worker died; the shards that it held are built again, one by one")
+                for batch, future in jobs:
+                    yield _survived(future, death) or build_alone(build_shard, batch)
+                jobs.clear()
+
+
+def _survived(future: PrefectFuture[Built] | None, death: type[Exception]) -> Built | None:
+    try:
+        return None if future is None else cast(Any, future).result()
+    except death:
+        return None
+
+
+def _pool(runner: Runner, workers: int, dask: str | None) -> tuple[TaskRunner[Any], type[Exception]]:
+    """A task runner, and what its futures raise when their worker died."""
+    if runner == "threads":
+        return ThreadPoolTaskRunner(max_workers=workers), BrokenExecutor
+    if runner == "processes":
+        return ProcessPoolTaskRunner(max_workers=workers, initializer=follow_parent), BrokenExecutor
+    try:
+        from dask import config
+        from distributed import KilledWorker
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ImportError as error:
+        raise PalimpsestError("the runner dask needs the extra `scale`: pip install 'palimpsest[scale]'") from error
+    if dask:
+        return DaskTaskRunner(address=dask), KilledWorker
+    config.set({"distributed.scheduler.allowed-failures": 0})  # a shard whose worker died is built alone
+    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    return DaskTaskRunner(cluster_kwargs=local), KilledWorker
 
 
 def _infrastructure(state: State[Any]) -> bool:

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefect import Flow
@@ -32,11 +33,13 @@ from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 
 from flows.deployments import flows
-from flows.recipe import names
+from flows.recipe import datasets, load_recipe
 from store.lake import Lake, lock
 from store.types import PalimpsestError, Seconds
 
 NIGHTLY = "0 3 * * *"
+ARRIVALS = "*/5 * * * *"
+SETTLE: Seconds = 10.0
 START_WITHIN: Seconds = 120.0
 STOP_WITHIN: Seconds = 10.0
 POLL_EVERY: Seconds = 2.0
@@ -53,8 +56,8 @@ class Deployment:
     concurrency_limit: ConcurrencyLimitConfig | None = None
 
 
-def serve(lake: Lake, *, port: int = 4200) -> None:
-    """Serve `deployments(lake)` until SIGINT or SIGTERM.
+def serve(lake: Lake, *, port: int = 4200, watch: Sequence[str] = ()) -> None:
+    """Serve `deployments(lake, watch)` until SIGINT or SIGTERM.
 
     Runs come from the Prefect server at ``PREFECT_API_URL`` where that is set; else from one on a loopback port, which
     is started and stopped here, and named in the active Prefect profile meanwhile, for `prefect deployment run`.
@@ -62,29 +65,43 @@ def serve(lake: Lake, *, port: int = 4200) -> None:
     Args:
         lake: what every run works on unless told otherwise.
         port: of the server of its own.
+        watch: data sets that are ingested every five minutes, each a recipe's name or path.
 
     Raises:
         PalimpsestError: the lake is served already, or there is no server and none can be started.
     """
+    served = deployments(lake, watch)
     os.environ["PYTHONSAFEPATH"] = "1"  # a user's own ./flows must not stand before ours in the processes started here
     os.environ.setdefault("DO_NOT_TRACK", "1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while starting up; then `_run` listens
     try:
         with lock(lake, "serve"), _server(port) as url:
             print(f"lake {lake.root}, Prefect at {url.removesuffix('/api')}", flush=True)
-            if dead := recover(lake):
+            if dead := recover(lake, served):
                 print(f"runs that a killed process left behind, marked as crashed now: {dead}", flush=True)
-            asyncio.run(_run(deployments(lake)))
+            asyncio.run(_run(served))
     except BlockingIOError as error:
         raise PalimpsestError(f"the lake {lake.root} is served already, by another `palimpsest serve`") from error
 
 
-def deployments(lake: Lake) -> list[Deployment]:
-    """An ingest of each packaged recipe, the nightly update, and the flows that take a stream's name."""
+def deployments(lake: Lake, watch: Sequence[str] = ()) -> list[Deployment]:
+    """An ingest of each data set, the nightly update, and the flows that take a stream's name.
+
+    The data sets that `watch` names are ingested on a schedule too: what has finished arriving by then is an arrival.
+
+    Raises:
+        PalimpsestError: `watch` names a data set that there is no recipe for.
+    """
     root = {"lake": str(lake.root)}
     one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+    skip = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    ingests = {name: Deployment(flows.ingest, name, {**root, "dataset": name}) for name in datasets()}
+    for told in watch:
+        name, recipe = load_recipe(told).dataset, str(Path(told).absolute()) if Path(told).is_file() else told
+        parameters = {**root, "dataset": recipe, "settle_s": SETTLE}
+        ingests[name] = Deployment(flows.ingest, name, parameters, cron=ARRIVALS, concurrency_limit=skip)
     return [
-        *(Deployment(flows.ingest, name, {**root, "dataset": name}) for name in names()),
+        *ingests.values(),
         Deployment(flows.update, "nightly", root, cron=NIGHTLY, concurrency_limit=one),
         Deployment(flows.evaluate, "stream", root),
         Deployment(flows.report, "stream", root),
@@ -124,7 +141,7 @@ async def _run(served: Sequence[Deployment]) -> None:
     await asyncio.gather(*stopping)
 
 
-def recover(lake: Lake) -> int:
+def recover(lake: Lake, served: Sequence[Deployment]) -> int:
     """Mark as crashed the runs on `lake` whose process is gone, which would hold their concurrency slot for good.
 
     A run ends with the `serve` that started it, and only one serves a lake, so at its start none can be alive.
@@ -133,10 +150,10 @@ def recover(lake: Lake) -> int:
         How many there were.
     """
     states = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
-    served = DeploymentFilterName(any_=[*names(), "nightly", "stream", "tiny"])
+    names = DeploymentFilterName(any_=[one.name for one in served])
     with get_client(sync_client=True) as client:
         open_runs = client.read_flow_runs(
-            deployment_filter=DeploymentFilter(name=served),
+            deployment_filter=DeploymentFilter(name=names),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=states)),
         )
         dead = [run for run in open_runs if run.parameters.get("lake") == str(lake.root)]

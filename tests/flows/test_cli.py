@@ -76,6 +76,10 @@ def test_sql_examples_all_run(cli: Cli, learned: Ledger) -> None:
         (["ingest", "folder"], 1, "palimpsest source folder DIR"),
         (["ingest", "folder", "--source", "/nowhere"], 1, "/nowhere"),
         (["ingest", "folder", "--workers", "0"], 2, "--workers"),
+        (["ingest", "folder", "--watch"], 1, "palimpsest source folder DIR"),
+        (["ingest", "folder", "--every", "5"], 2, "--watch"),
+        (["ingest", "folder", "--watch", "--retry-quarantined"], 2, "again and again"),
+        (["ingest", "folder", "--settle", "-1"], 2, "--settle"),
         (["promote", "toy", "toy/7"], 1, "palimpsest snapshots toy"),
         (["pretrain", "none"], 1, "palimpsest synthesize corpus"),
     ],
@@ -117,6 +121,15 @@ def test_ingest_tells_what_went_to_quarantine_and_then_that_nothing_is_left(cli:
     assert "ingested 0 recordings" in again.output and "2 were there already" in again.output
     assert "--retry-quarantined" in again.output
     assert cli("ingest", "folder", "--retry-quarantined").exit_code == 3
+
+
+def test_what_a_file_is_called_does_not_reach_the_terminal_as_it_is(cli: Cli, folder: Path) -> None:
+    (folder / "\x1b[2J\n\u202e.wav").write_text("no sound")
+    with open(folder / "manifest.csv", "a") as manifest:
+        manifest.write('"\x1b[2J\n\u202e.wav"\n')
+    told = cli("ingest", "folder", "--source", folder, "--workers", 1).output
+    assert r"quarantined \x1b[2J\n\u202e.wav: " in told
+    assert "\x1b" not in told
 
 
 def test_ingest_reads_from_where_source_said(cli: Cli, folder: Path) -> None:

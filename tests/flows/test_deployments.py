@@ -49,6 +49,28 @@ def test_prefect_yaml_deploys_what_serve_serves(lake: Lake) -> None:
     assert served["flows.deployments.flows.update", "nightly"] == ({}, "0 3 * * *", (1, "ENQUEUE"))
 
 
+def test_a_data_set_that_several_streams_read_has_one_deployment_under_its_own_name(lake: Lake) -> None:
+    from flows.deployments.serve import deployments
+
+    ingests = [one.name for one in deployments(lake) if one.flow.name == "ingest"]
+    assert len(set(ingests)) == len(ingests)
+    assert "folder" in ingests and "folder-arrivals" not in ingests
+
+
+def test_what_is_watched_is_ingested_on_a_schedule_as_arrivals(lake: Lake, tmp_path: Path) -> None:
+    from flows.deployments.serve import deployments
+
+    own = tmp_path / "mine.yaml"
+    own.write_text((ROOT / "flows" / "recipes" / "folder.yaml").read_text().replace("dataset: folder", "dataset: mine"))
+    ingests = {one.name: one for one in deployments(lake, ["folder", str(own)]) if one.flow.name == "ingest"}
+    for name, recipe in (("folder", "folder"), ("mine", str(own))):
+        one = ingests[name]
+        assert one.parameters == {"lake": str(lake.root), "dataset": recipe, "settle_s": 10.0}
+        assert one.cron and one.concurrency_limit
+        assert one.concurrency_limit.collision_strategy.value == "CANCEL_NEW"  # a slow round is not queued behind
+    assert ingests["samsemo"].cron is None
+
+
 def test_nightly_updates_the_streams_that_were_begun(lake: Lake, learned: Ledger) -> None:
     from flows.deployments.flows import begun
 

@@ -20,6 +20,11 @@ def test_a_packaged_recipe_is_valid_and_says_how_to_run_it(name):
     reader(recipe.reader.name, **recipe.reader.parameters)
     command, *_ = (FOLDER / f"{name}.yaml").read_text().splitlines()
     assert command.startswith(f"# palimpsest ingest {recipe.dataset} ")
+    first = load_recipe(
+        recipe.dataset
+    )  # which `ingest` takes: a further stream over its data set cuts nothing otherwise
+    assert (first.dataset, first.reader, first.format) == (recipe.dataset, recipe.reader, recipe.format)
+    assert first.group == recipe.group
 
 
 def test_the_words_of_grid_are_in_six_tasks():
