@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import simplejpeg
@@ -26,6 +26,7 @@ from store.types import Clip, Hertz, Modality, Recording, Sample, Seconds, Shift
 
 MAIN = (Modality.VIDEO, Modality.AUDIO, Modality.IMAGE, Modality.IMU, Modality.DEPTH, Modality.TEXT)
 END_SLACK: Seconds = 0.5
+STILLS_HZ: Hertz = 1.0
 MAX_BYTES = 256 << 20  # of what is read whole: images, tables, texts
 
 
@@ -43,7 +44,7 @@ class ClipFormat:
         imu_hz: rate that inertial tracks are resampled to.
         acc_factor: m/s^2 that one unit of the acceleration columns stands for.
         gyro_factor: rad/s that one unit of the gyroscope columns stands for.
-        imu_centre: subtract the recording's mean from every inertial axis.
+        imu_centre: subtract the recording's mean from every inertial axis, or from those of the gyroscope alone.
         imu_kernel: samples of the median filter that judges inertial spikes; 1 turns it off.
         image_size: width and height of an image, pixels; None keeps its own.
         depth_factor: millimetres that one unit of a depth map stands for.
@@ -67,7 +68,7 @@ class ClipFormat:
     imu_hz: Hertz = 50.0
     acc_factor: float = 1.0
     gyro_factor: float = 1.0
-    imu_centre: bool = False
+    imu_centre: bool | Literal["gyro"] = False
     imu_kernel: int = 5
     image_size: tuple[int, int] | None = (64, 64)
     depth_factor: float = 1.0
@@ -270,6 +271,8 @@ class _Signals:
             )
         if track := tracks.get(Modality.TEXT):
             self._text = _read(track, source).decode(errors="replace").strip()
+        if self._stills and not any(ends):  # nobody says how fast they follow each other
+            ends.append(len(self._stills) / STILLS_HZ)
         self.duration_s: Seconds = round(max(ends), 6)
         gate(quality)
         self._apply_shift(babble)

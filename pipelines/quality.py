@@ -71,6 +71,7 @@ def gate(quality: Mapping[str, float | int | str]) -> None:
     frames, expected = number.get("video_frames", 0.0), number.get("video_frames_declared", 0.0)
     if expected and frames < (1 - MAX_GAP_SHARE) * expected:
         raise Unfit(f"video has {frames:.0f} of {expected:.0f} declared frames: the file is cut off")
-    if video and audio and abs(video - audio) > max(MAX_GAP, MAX_GAP_SHARE * longest):
-        first, last = ("audio", "video") if audio < video else ("video", "audio")
-        raise Unfit(f"{first} ends {abs(video - audio):.1f} s before the {last}")
+    for name, other in (("audio", audio), ("IMU", number.get("imu_s"))):
+        if video and other and abs(video - other) > max(MAX_GAP, MAX_GAP_SHARE * max(video, other)):
+            first, last = (name, "video") if other < video else ("video", name)
+            raise Unfit(f"{first} ends {abs(video - other):.1f} s before the {last}")

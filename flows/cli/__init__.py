@@ -14,6 +14,7 @@ COMMANDS = (
     data.synthesize,
     data.source,
     data.ingest,
+    data.add,
     learn.update,
     learn.evaluate,
     learn.predict,

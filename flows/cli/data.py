@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,33 @@ def _tell(summary: IngestSummary) -> None:
     for name, note in NOTES.items():
         if count := getattr(summary, name):
             click.echo(f"  {count:,} {note}")
-    for name, reason in summary.quarantined:
-        told = f"  quarantined {name}: {reason}"  # a file's name may hold what a terminal obeys
+    _name("quarantined", summary.quarantined)
+
+
+@click.command(epilog="Example: palimpsest add samsemo recordings/samsemo/transcripts.csv")
+@click.argument("dataset")
+@click.argument("manifest", type=click.Path(path_type=Path, dir_okay=False))
+@with_lake
+def add(lake: Lake, dataset: str, manifest: Path) -> None:
+    """Add tracks found later, such as transcripts or IMU, to samples of DATASET; nothing stored is rewritten.
+
+    MANIFEST is a CSV: `recording` (its name, source path or id) and any of `audio`, `imu`, `image`, `depth` (paths
+    relative to it), `imu_rate_hz`, `text` with `start_s` and `end_s`. What cannot be added is listed, and the exit
+    code is then 3.
+    """
+    from pipelines.sidecar import add as run
+
+    with bars() as tell:
+        summary = run(lake, dataset, manifest, progress=lambda done, total: tell("recordings", done, total))
+    click.echo(
+        f"{dataset}: added to {summary.samples:,} samples of {summary.recordings:,} recordings, in "
+        f"{summary.shards:,} sidecar shards"
+    )
+    _name("not added to", summary.refused)
+    raise SystemExit(SET_ASIDE if summary.refused else 0)
+
+
+def _name(what: str, faults: Iterable[tuple[str, str]]) -> None:
+    for name, reason in faults:
+        told = f"  {what} {name}: {reason}"  # a file's name may hold what a terminal obeys
         click.echo("".join(c if c.isprintable() else repr(c)[1:-1] for c in told))

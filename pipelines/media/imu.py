@@ -8,7 +8,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from itertools import chain
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ def read(
     rate_hz: Hertz | None = None,
     acc_factor: float = 1.0,
     gyro_factor: float = 1.0,
-    centre: bool = False,
+    centre: bool | Literal["gyro"] = False,
     kernel: int = 5,
     deadline: Deadline = FOREVER,
 ) -> tuple[NDArray[np.float32], Quality]:
@@ -46,7 +46,7 @@ def read(
         rate_hz: the rate it was recorded at, for files without a time column.
         acc_factor: what one unit of the acceleration columns is in m/s^2.
         gyro_factor: what one unit of the gyroscope columns is in rad/s.
-        centre: subtract the recording's mean from every axis.
+        centre: subtract the recording's mean from every axis, or from those of the gyroscope alone.
         kernel: samples of the median filter that judges spikes; 1 turns it off.
         deadline: when to give up.
 
@@ -70,12 +70,13 @@ def read(
         raise Unfit(f"the IMU recording lasts {span:g} s: is its rate wrong?")
     if span > MAX_SPAN:
         raise Unfit(f"IMU time spans {span / 3600:,.0f} h, more than {MAX_SPAN / 3600:g} h: is one of its times wrong?")
+    quality["imu_s"] = round(span, 3)
     grid = np.arange(int(round(span * hz)) + 1) / hz + times[0]
     even = np.empty((len(grid), 6), np.float32)
     for place, factor in enumerate((acc_factor,) * 3 + (gyro_factor,) * 3):
         known = np.isfinite(values[:, place])
         axis = np.interp(grid, times[known], _despike(values[known, place] * factor, kernel))
-        even[:, place] = axis - axis.mean() if centre else axis
+        even[:, place] = axis - axis.mean() if centre is True or (centre and place >= 3) else axis
     return even, quality
 
 

@@ -97,7 +97,7 @@ class Upright:
     def of(cls, frame: av.VideoFrame) -> Upright:
         """What the frame's display matrix asks for, to a quarter turn."""
         # A frame whose side data was read refers to itself and lives on; so a small copy is asked.
-        matrix = frame.reformat(16, 16).side_data.get("DISPLAYMATRIX")
+        matrix = frame.reformat(16, 16, interpolation=Interpolation.POINT).side_data.get("DISPLAYMATRIX")
         if matrix is None:
             return cls()
         a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # type: ignore[call-overload]

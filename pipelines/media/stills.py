@@ -66,12 +66,13 @@ def fit(
 
 
 def listing(folder: Path) -> list[Path]:
-    """The stills in `folder` in the order of the numbers in their names.
+    """The stills in `folder` in the order of the numbers in their names; optical flow beside them is left out.
 
     Raises:
         Unfit: there are none.
     """
-    stills = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    stills = [path for path in found if not path.name.startswith("flow_")]
     if not stills:
         raise Unfit(f"no image in {folder.name}/")
     return sorted(stills, key=lambda path: ([int(n) for n in re.findall(r"\d+", path.stem)], path.name))

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner, Result
 
 from flows.cli import COMMANDS, main
@@ -173,6 +175,19 @@ def test_report_and_catalog_print_where_they_wrote(cli: Cli, learned: Ledger, tm
     assert Path(cli("report", "toy").output.strip()) == learned.lake.reports / "toy.html"
     assert Path(cli("report", "toy", "--out", tmp_path / "r.html").output.strip()).is_file()
     assert Path(cli("catalog").output.strip()) == learned.lake.catalog
+
+
+def test_what_was_found_later_is_added(cli: Cli, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(4000)), 8000)
+    (tmp_path / "more.csv").write_text("recording,text\na.wav,found later\nnobody,lost\n")
+    (tmp_path / "manifest.csv").write_text("audio\na.wav\n")
+    assert cli("ingest", "folder", "--source", tmp_path).exit_code == 0
+    result = cli("add", "folder", tmp_path / "more.csv")
+    assert result.exit_code == 3
+    assert "not added to nobody: folder has no such recording" in result.output
+    (row,) = json.loads(cli("sql", "SELECT modalities FROM sample_index", "--format", "json").output)
+    assert row == {"modalities": ["audio", "text"]}
+    assert cli("add", "nothing", tmp_path / "more.csv").exit_code == 1
 
 
 def test_an_interrupt_ends_with_130(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

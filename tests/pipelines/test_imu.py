@@ -122,3 +122,10 @@ def test_a_first_time_of_another_clock_is_refused():
 def test_centring_takes_the_mean_away():
     values, _ = read(table(SLOPE + 9.8, HEADER), hz=20, rate_hz=20, centre=True)
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-5)
+
+
+def test_centring_the_gyroscope_leaves_gravity():
+    values, _ = read(table(SLOPE + 9.8, HEADER), hz=20, rate_hz=20, centre="gyro")
+    kept, _ = read(table(SLOPE + 9.8, HEADER), hz=20, rate_hz=20)
+    np.testing.assert_array_equal(values[:, :3], kept[:, :3])
+    np.testing.assert_allclose(values[:, 3:].mean(axis=0), 0, atol=1e-5)
