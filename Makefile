@@ -4,9 +4,12 @@
 #   PIP_ARGS  more arguments for pip install         make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #             (this one takes the small CPU build of torch, where pip would fetch the CUDA one)
 #   PYTEST_ARGS                                      make test PYTEST_ARGS="-n 4 tests/store"
+#   BENCH     which of infra/bench                   make bench BENCH="long kills" BENCH_ARGS=--json
 EXTRAS ?= cpu,dev
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+BENCH ?= throughput growth long kills reading
+BENCH_ARGS ?=
 PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,7 +40,7 @@ types: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m infra.bench.reading
+	@status=0; for one in $(BENCH); do echo "== $$one"; $(BIN)/python -m infra.bench.$$one $(BENCH_ARGS) || status=1; done; exit $$status
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -11,19 +11,13 @@ from flows import build
 from flows.recipe import Recipe, load_recipe
 from learner.trainer import Trainer
 from pipelines.clip import ClipFormat, cut_all
-from pipelines.readers.folder import read_manifest
+from pipelines.readers import folder
 from store import champions
 from store.lake import Lake
 from store.ledger import Ledger
 from store.types import Clip, Modality, PalimpsestError, Recording, Sample, Seconds, Track
 
-SUFFIXES = {
-    Modality.VIDEO: {".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v"},
-    Modality.AUDIO: {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus"},
-    Modality.IMAGE: {".jpg", ".jpeg", ".png", ".bmp", ".webp"},
-    Modality.IMU: {".csv", ".npy"},
-    Modality.TEXT: {".txt"},
-}
+SUFFIXES = folder.SUFFIXES | {Modality.TEXT: {".txt"}}
 
 
 def predict(
@@ -63,7 +57,7 @@ def predict(
     if manifest is not None:
         if not manifest.is_file():
             raise PalimpsestError(f"no such file: {manifest}")
-        found += [(Path(r.name), r, manifest.absolute().parent) for r in read_manifest(manifest)]
+        found += [(Path(r.name), r, manifest.absolute().parent) for r in folder.read_manifest(manifest)]
     held = ledger.rows("SELECT format FROM datasets WHERE dataset = ? AND format IS NOT NULL", [recipe.dataset])
     format = ClipFormat.from_json(held[0]["format"]) if held else recipe.format  # as its samples were cut, first of all
     samples = [(path, sample) for path, recording, folder in found for sample in _cut(path, recording, format, folder)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -15,10 +16,12 @@ from typing import Generic, TypeVar
 
 from pipelines.clip import cut_all
 from pipelines.plan import Batch, Item
-from store.types import PalimpsestError
+from pipelines.quality import Deadline
+from store.types import PalimpsestError, Seconds
 
 AHEAD = 2  # batches under way for each worker
 DEATHS = 2  # that a batch is caught in before it is built alone
+GRACE_S: Seconds = 60.0  # beyond its time in which a recording may still notice that it is up
 T = TypeVar("T")
 Build = Callable[[Batch], T]
 
@@ -115,10 +118,29 @@ def follow_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+@contextlib.contextmanager
+def watched(item: Item) -> Iterator[None]:
+    """End this worker should `item` take far beyond its time: code that never looks at the clock can be stuck for ever.
+
+    Outside a worker process nothing is done.
+    """
+    if multiprocessing.parent_process() is None:
+        yield
+        return
+    timer = threading.Timer(Deadline.of(item.bytes).limit_s + GRACE_S, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _attempt(batch: Batch, item: Item) -> None:
     try:
-        for _ in cut_all(item.recording, batch.format, batch.source, recording_id=item.id):
-            pass
+        with watched(item):
+            for _ in cut_all(item.recording, batch.format, batch.source, recording_id=item.id):
+                pass
     except Exception:  # only death counts here; `build` will meet the error again and give its reason
         return
 

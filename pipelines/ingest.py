@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.clip import ClipFormat, cut_all, source_path
-from pipelines.crew import in_order
+from pipelines.crew import in_order, watched
 from pipelines.plan import Batch, Item, Row, all_labels, look, plan, quarantined
 from pipelines.quality import Quality, Unfit
 from pipelines.readers import Reader
@@ -27,7 +27,7 @@ from store.ledger import Ledger
 from store.shards import Entry, ShardWriter
 from store.types import PalimpsestError, Sample, Seconds
 
-FATAL = "its decoder dies: the file is damaged in a way that crashes it, or too large for this machine's memory"
+FATAL = "its decoder dies: the file is damaged so that it crashes or never ends, or too large for this machine's memory"
 COMMIT_SHARDS = 8
 COMMIT_EVERY: Seconds = 5.0
 Progress = Callable[[int, int], None]
@@ -105,6 +105,7 @@ def ingest(
     ledger = Ledger(lake)
     try:
         with lock(lake, f"ingest-{dataset}"):
+            ledger.sweep()
             _sweep(lake, dataset)
             work = plan(
                 ledger,
@@ -164,12 +165,12 @@ def build_shard(batch: Batch) -> Built:
             mark, quality = writer.mark(), Quality()
             done = len(rows["samples"])
             reason = FATAL if item.id in batch.fatal else None
-            samples = iter(()) if reason else _cut(item, batch, quality)
-            for sample in samples:
-                if isinstance(sample, str):
-                    reason = sample
-                    break
-                rows["samples"].append(_sample_row(sample, batch.shard, writer.add(sample)))
+            with watched(item):
+                for sample in () if reason else _cut(item, batch, quality):
+                    if isinstance(sample, str):
+                        reason = sample
+                        break
+                    rows["samples"].append(_sample_row(sample, batch.shard, writer.add(sample)))
             if reason:
                 writer.take_back(mark)
                 del rows["samples"][done:]

@@ -25,7 +25,7 @@ from typing import Any, overload
 from pipelines.clip import ClipFormat, below, source_path
 from pipelines.quality import Unfit
 from pipelines.readers import Reader, draw_split
-from store.lake import Lake, exists
+from store.lake import Lake, present
 from store.ledger import Ledger
 from store.types import Clip, PalimpsestError, Recording, Seconds, Track, clip_key, slug
 
@@ -137,7 +137,8 @@ def plan(
     claim = _claim(ledger, dataset, reader, format, digest)
     shards = ledger.rows("SELECT shard, batch, url FROM shards WHERE dataset = ?", [dataset])
     # A shard that was lost is not finished: its batch is built again. One of nothing but failures has no file.
-    finished = [row for row in shards if not row["url"] or exists(ledger.lake.resolve(row["url"]))]
+    there = present(ledger.lake.resolve(row["url"]) for row in shards if row["url"])
+    finished = [row for row in shards if not row["url"] or ledger.lake.resolve(row["url"]) in there]
     batches = ledger.rows("SELECT * FROM batches WHERE dataset = ? ORDER BY position", [dataset])
     built = {row["batch"] for row in finished}
     pending = [row for row in batches if row["batch"] not in built]

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeVar, cast
@@ -155,6 +155,33 @@ def exists(url: str | Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def present(urls: Iterable[str]) -> set[str]:
+    """Those of `urls` at which something lies, by one listing of each folder rather than a question for each."""
+    folders: dict[str, set[str]] = {}
+    for url in urls:
+        folders.setdefault(url.rpartition("/")[0], set()).add(url)
+    found: set[str] = set()
+    for folder, ones in folders.items():
+        names = _names(folder)
+        found |= {url for url in ones if url.rpartition("/")[2] in names}
+    return found
+
+
+def _names(folder: str) -> set[str]:
+    try:
+        if (local := _local(folder)) is not None:
+            return set(os.listdir(local))
+        return {name.rstrip("/").rpartition("/")[2] for name in _ask(folder, _listing)}
+    except FileNotFoundError:
+        return set()
+
+
+def _listing(fs: Any, path: str) -> list[str]:
+    fs.invalidate_cache(path)
+    names: list[str] = fs.ls(path, detail=False)
+    return names
 
 
 def _ask(url: str | Path, act: Callable[[Any, str], T]) -> T:

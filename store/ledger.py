@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.lake import Lake, lock, put
+from store.lake import Lake, lock, put, sweep
 
 MAX_FILES = 200
 _TIME = pa.timestamp("us", tz="UTC")
@@ -112,7 +112,8 @@ class Ledger:
             # An empty glob is an error in DuckDB, and so is a column that no file has: one for each schema there was.
             first = lake.ledger / table.name / f"_schema-{_digest(str(table.schema))}.parquet"
             if not first.exists():
-                put(first, _parquet(table.schema.empty_table()))
+                with lock(lake, "ledger", shared=True, wait=True):
+                    put(first, _parquet(table.schema.empty_table()))
         self._lock = threading.Lock()
         self._views: duckdb.DuckDBPyConnection | None = None
 
@@ -149,6 +150,11 @@ class Ledger:
     def rows(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
         """`query` as a list of dicts."""
         return self.query(sql, parameters).to_pylist()
+
+    def sweep(self) -> None:
+        """Remove what killed writers left aside."""
+        with lock(self.lake, "ledger", wait=True):
+            sweep(self.lake.ledger)
 
     def _ask(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> pa.Table:
         with self._lock:

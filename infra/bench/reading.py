@@ -1,6 +1,6 @@
 """What a sample costs to read, in CPU microseconds: our indexed read, shuffled, beside stock webdataset, in order.
 
-python -m infra.bench.reading [samples]
+python -m infra.bench.reading [--samples 500] [--json]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
+from infra.bench.common import arguments, report
 from store.shards import read_sample, write_shard
 from store.types import Sample
 
@@ -34,21 +35,24 @@ def samples(count: int) -> Iterator[Sample]:
         )
 
 
-@contextmanager
-def timed(name: str, count: int) -> Iterator[None]:
-    """Print what the block took, a sample."""
-    start = time.process_time()
-    yield
-    print(f"{name:32} {(time.process_time() - start) / count * 1e6:8.0f} us")
-
-
-def main(count: int = 500) -> None:
+def main() -> int:
     """Write one shard in a scratch folder and read it in each way."""
     import webdataset
 
+    parser = arguments(__doc__)
+    parser.add_argument("--samples", type=int, default=500)
+    given = parser.parse_args()
+    count, rows = given.samples, []
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        rows.append({"what": name, "us/sample": (time.process_time() - start) / count * 1e6})
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.tar"
-        with timed("write", count):
+        with timed("write"):
             shard = write_shard(str(path), samples(count))
         order = np.random.default_rng(1).permutation(count)
 
@@ -63,9 +67,10 @@ def main(count: int = 500) -> None:
         ways: dict[str, Callable[[], None]] = {"indexed, shuffled, checksummed": indexed, "webdataset, in order": stock}
         for name, read in ways.items():
             read()  # warm
-            with timed(name, count):
+            with timed(name):
                 read()
+    return report(rows, [], as_json=given.json)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    sys.exit(main())

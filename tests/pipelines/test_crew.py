@@ -18,11 +18,14 @@ from store.types import PalimpsestError, Recording
 FORMAT = ClipFormat(frames=2, frame_size=(16, 16))
 
 MODULE = '''
-import multiprocessing, os, signal
+import multiprocessing, os, signal, threading
 from pathlib import Path
+import pipelines.crew, pipelines.quality
 from store.types import Recording
 
 CLIPS = Recording.clips
+if multiprocessing.parent_process() is not None:
+    pipelines.crew.GRACE_S, pipelines.quality.LIMIT_S = 0.0, 2.0
 
 class Killer(Recording):
     """Dies with the worker that looks at its clips, `times` times."""
@@ -33,6 +36,8 @@ class Killer(Recording):
         if multiprocessing.parent_process() is not None and len(tally.read_bytes()) < int(self.group):
             with open(tally, "ab") as file:
                 file.write(b"x")
+            if self.domain == "hang":
+                threading.Event().wait()
             os.kill(os.getpid(), signal.SIGKILL)
         return CLIPS.__get__(self)
 
@@ -47,8 +52,8 @@ class Deadly:
 
     name, version = "deadly", 1
 
-    def __init__(self, kind: type[Recording], tally: Path, times: int):
-        self.kind, self.tally, self.times = kind, tally, times
+    def __init__(self, kind: type[Recording], tally: Path, times: int, end: str):
+        self.kind, self.tally, self.times, self.end = kind, tally, times, end
 
     def __repr__(self) -> str:
         return self.name
@@ -57,7 +62,8 @@ class Deadly:
         for found in reader("folder").recordings(source):
             if found.name == "4.wav":
                 known = {name: getattr(found, name) for name in Recording.__slots__}
-                found = self.kind(**known | {"group": str(self.times), "language": str(self.tally)})
+                known |= {"group": str(self.times), "language": str(self.tally), "domain": self.end}
+                found = self.kind(**known)
             yield replace(found, split="train")
 
 
@@ -78,10 +84,10 @@ def deadly(tmp_path, monkeypatch):
     monkeypatch.setattr(pipelines.plan, "BATCH_RECORDINGS", 2)
     import deadly_recordings
 
-    def run(lake: Lake, talks: Path, times: int):
+    def run(lake: Lake, talks: Path, times: int, end: str = "die"):
         tally = tmp_path / f"tally-{times}"
         tally.write_bytes(b"")
-        reader = Deadly(deadly_recordings.Killer, tally, times)
+        reader = Deadly(deadly_recordings.Killer, tally, times, end)
         return ingest(lake, reader, talks, format=FORMAT, dataset="talks", workers=2)
 
     return run
@@ -101,8 +107,9 @@ def test_shards_of_a_worker_that_dies_are_built_by_another(tmp_path, talks, dead
     assert len({tuple(len(shard) for shard in end) for end in ends}) == 1
 
 
-def test_a_recording_that_kills_is_set_apart_and_its_neighbours_are_kept(lake, talks, deadly):
-    summary = deadly(lake, talks, 1000)
+@pytest.mark.parametrize("end", ["die", "hang"])
+def test_a_recording_that_kills_or_hangs_is_set_apart_and_its_neighbours_are_kept(lake, talks, deadly, end):
+    summary = deadly(lake, talks, 1000, end)
     assert summary.recordings == 7
     assert [(name, "its decoder dies" in reason) for name, reason in summary.quarantined] == [("4.wav", True)]
     _, samples = left(lake)

@@ -135,3 +135,12 @@ def test_four_processes_append_beside_a_reader(lake: Lake, ledger: Ledger) -> No
     assert seen == sorted(seen)
     assert ledger.rows("SELECT count(*) AS n, min(kind::INTEGER) AS oldest FROM events") == [{"n": 120, "oldest": 10}]
     assert len(files(lake, "events")) <= 9
+
+
+def test_what_a_killed_writer_left_aside_is_swept(lake: Lake) -> None:
+    ledger = Ledger(lake)
+    left = lake.ledger / "events" / ".x.parquet.1234.tmp"
+    left.write_bytes(b"half")
+    ledger.sweep()
+    assert not left.exists()
+    assert ledger.rows("FROM events") == []
