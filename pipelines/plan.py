@@ -30,7 +30,7 @@ from store.ledger import Ledger
 from store.types import Clip, PalimpsestError, Recording, Seconds, Track, clip_key, slug
 
 BATCH_RECORDINGS, BATCH_CLIPS, BATCH_BYTES = 128, 512, 32 << 20
-PAGE = 1000  # recordings that are compared with the ledger at once
+PAGE = 500  # recordings that are compared with the ledger at once
 
 Row = dict[str, Any]
 
@@ -139,9 +139,10 @@ def plan(
     # A shard that was lost is not finished: its batch is built again. One of nothing but failures has no file.
     there = present(ledger.lake.resolve(row["url"]) for row in shards if row["url"])
     finished = [row for row in shards if not row["url"] or ledger.lake.resolve(row["url"]) in there]
-    batches = ledger.rows("SELECT * FROM batches WHERE dataset = ? ORDER BY position", [dataset])
-    built = {row["batch"] for row in finished}
-    pending = [row for row in batches if row["batch"] not in built]
+    planned = ledger.rows("SELECT batch FROM batches WHERE dataset = ?", [dataset])
+    left = list({row["batch"] for row in planned} - {row["batch"] for row in finished})
+    sql = "SELECT * FROM batches WHERE dataset = ? AND list_contains(?, batch) ORDER BY position"
+    pending = ledger.rows(sql, [dataset, left])
     held = _Held(ledger, dataset, {row["shard"] for row in finished})
     awaited = {recording for row in pending for recording in row["recordings"]}
     found, counts, refused = _Found(), Counter[str](), []
@@ -197,7 +198,7 @@ def plan(
         name = slug(" ".join(end for end in ends if end) or dataset)
         batch = _batch(ledger.lake, dataset, identity, name, source, format)
         bare.append((batch, [one for one, _, _ in chunk], arrival))
-    _record(ledger, bare[resumed:], len(batches))
+    _record(ledger, bare[resumed:], len(planned))
     return Plan(
         batches=Batches(found, bare),
         resumed=resumed,
@@ -284,8 +285,11 @@ class _Found:
     def __init__(self) -> None:
         self._file = sqlite3.connect("", check_same_thread=False)
         self._file.executescript(
-            "PRAGMA cache_size = -512; CREATE TABLE seen (id TEXT, item BLOB); "
+            "PRAGMA cache_size = -512;"
+            "CREATE TABLE seen (id TEXT, item BLOB);"
+            "CREATE INDEX seen_in_order ON seen (id);"  # or all items would be sorted in memory
             "CREATE TABLE todo (id TEXT PRIMARY KEY, place TEXT, clips INT, bytes INT, told TEXT, item BLOB);"
+            "CREATE INDEX todo_in_order ON todo (place, id);"
         )
 
     def see(self, item: Item) -> None:
