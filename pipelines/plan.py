@@ -22,6 +22,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, overload
 
+from pipelines.checksums import Checksums
 from pipelines.clip import ClipFormat, below, source_path
 from pipelines.quality import Unfit
 from pipelines.readers import Reader, draw_split
@@ -146,7 +147,7 @@ def plan(
     held = _Held(ledger, dataset, {row["shard"] for row in finished})
     awaited = {recording for row in pending for recording in row["recordings"]}
     found, counts, refused = _Found(), Counter[str](), []
-    with _Identities(ledger.lake, dataset) as identities:
+    with _Identities(ledger.lake, dataset, source) as identities:
         for recording, item, reason in _look(identities, reader.recordings(source), source, limit, awaited, settle_s):
             if item is not None:
                 found.see(item)
@@ -387,7 +388,8 @@ class _Held:
 class _Identities:
     """Content ids, remembered by size and time of change so that a second run reads no media."""
 
-    def __init__(self, lake: Lake, dataset: str):
+    def __init__(self, lake: Lake, dataset: str, source: Path):
+        self._checksums = Checksums(source)
         self._path = lake.cache / "identities" / f"{slug(dataset)}.sqlite"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -420,6 +422,8 @@ class _Identities:
             return None
         known = self._file.execute("SELECT id FROM known WHERE mark = ?", [seen]).fetchone()
         try:
+            if not known:
+                self._checksums.check(recording)
             identity = known[0] if known else recording.content_id(source)
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise Unfit(f"cannot be read: {_words(error)}") from error

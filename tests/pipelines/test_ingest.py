@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import signal
@@ -465,3 +466,18 @@ def test_tracks_in_an_archive_are_the_same_as_beside_it(tmp_path, talks, make_vi
         assert (sounds[sample.key].audio == sample.audio).all()
     assert not list(tmp_path.glob("*.wav"))
     assert ingest(lake, Packed(), talks, format=FORMAT, dataset="talks").known == 4
+
+
+@pytest.mark.parametrize(("name", "algorithm"), [("SHA256SUMS", "sha256"), ("md5sums.txt", "md5")])
+def test_a_flipped_bit_is_caught_where_the_source_lists_checksums(lake, talks, name, algorithm):
+    sums = [f"{hashlib.new(algorithm, (talks / f'{n}.wav').read_bytes()).hexdigest()}  ./{n}.wav" for n in range(10)]
+    (talks / name).write_text("\n".join(sums) + "\n")
+    whole = (talks / "3.wav").read_bytes()
+    (talks / "3.wav").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    summary = run(lake, talks)
+    assert summary.recordings == 9
+    assert [(one, f"not the file that {name} names" in reason) for one, reason in summary.quarantined] == [
+        ("3.wav", True)
+    ]
+    (talks / "3.wav").write_bytes(whole)
+    assert run(lake, talks).recordings == 1
