@@ -162,22 +162,9 @@ def plan(
     for page in found.pages():
         held.turn_to([copies[0].id for copies in page])
         corrections: dict[str, list[Row]] = {"samples": [], "recordings": [], "quarantined": []}
-        for copies in page:
-            row = held.recordings.get(copies[0].id)
-            # A copy that sorts first does not take the name.
-            item = next((one for one in copies if row and one.recording.name == row["name"]), copies[0])
-            failed_as, reason = held.quarantine.get(item.recording.name, (None, None))
-            counts["duplicates"] += len(copies) - 1
-            if row is not None:
-                counts["known"] += 1
-                item = _arrived(item, row["arrival"])
-                wanting = held.correct(item, corrections, format.min_s)
-                if not wanting:
-                    if reason:  # what failed is no longer wanted
-                        corrections["quarantined"].append(quarantined(dataset, item.recording, item.id, None))
-                    continue
-                item = replace(item, recording=replace(item.recording, clips=wanting), again=True)
-            if reason and failed_as == item.id and item.id not in awaited and not retry_quarantined:
+        for item in filter(None, (_compare(copies, held, counts, corrections, format.min_s) for copies in page)):
+            failed_as, _ = held.quarantine.get(item.recording.name, (None, None))
+            if failed_as == item.id and item.id not in awaited and not retry_quarantined:
                 counts["skipped"] += 1
             else:
                 found.want(item, _place(_arrived(item, arrival).recording, group))
@@ -193,9 +180,8 @@ def plan(
     resumed = len(bare)
     for chunk in found.chunks(taken):
         ends = dict.fromkeys((chunk[0][1], chunk[-1][1]))
-        identity = hashlib.sha256("\n".join([dataset, digest, *(told for _, _, told in chunk)]).encode()).hexdigest()[
-            :12
-        ]
+        told = "\n".join([dataset, digest, *(told for _, _, told in chunk)])
+        identity = hashlib.sha256(told.encode()).hexdigest()[:12]
         name = slug(" ".join(end for end in ends if end) or dataset)
         batch = _batch(ledger.lake, dataset, identity, name, source, format)
         bare.append((batch, [one for one, _, _ in chunk], arrival))
@@ -214,7 +200,7 @@ def quarantined(dataset: str, recording: Recording, identity: str | None, reason
         "dataset": dataset,
         "name": _printable(recording.name),
         "recording": identity,
-        "source_path": source_path(recording),
+        "source_path": _printable(source_path(recording) or "") or None,
         "reason": reason,
     }
 
@@ -280,6 +266,26 @@ def _look(
             yield recording, item, None
 
 
+def _compare(
+    copies: Sequence[Item], held: _Held, counts: Counter[str], corrections: dict[str, list[Row]], min_s: Seconds
+) -> Item | None:
+    """The recording that all `copies` are, as far as it is still to be cut; corrections of what is known are noted."""
+    row = held.recordings.get(copies[0].id)
+    # A copy that sorts first does not take the name.
+    item = next((one for one in copies if row and one.recording.name == row["name"]), copies[0])
+    counts["duplicates"] += len(copies) - 1
+    if row is None:
+        return item
+    counts["known"] += 1
+    item = _arrived(item, row["arrival"])
+    wanting = held.correct(item, corrections, min_s)
+    if wanting:
+        return replace(item, recording=replace(item.recording, clips=wanting), again=True)
+    if item.recording.name in held.quarantine:  # what failed is no longer wanted
+        corrections["quarantined"].append(quarantined(held.dataset, item.recording, item.id, None))
+    return None
+
+
 class _Found:
     """What a reader found, and what of it is to be cut, in a file that vanishes with its last user."""
 
@@ -341,7 +347,7 @@ class _Held:
     """What the ledger knows of a data set, looked up a page at a time."""
 
     def __init__(self, ledger: Ledger, dataset: str, finished: Container[str]):
-        self._ledger, self._dataset, self._finished = ledger, dataset, finished
+        self._ledger, self.dataset, self._finished = ledger, dataset, finished
         failed = ledger.rows("SELECT name, recording, reason FROM quarantine WHERE dataset = ?", [dataset])
         self.quarantine = {row["name"]: (row["recording"], row["reason"]) for row in failed}
         self.samples: dict[str, dict[str, Row]] = {}
@@ -359,7 +365,7 @@ class _Held:
     def _between(self, table: str, column: str, first: str, last: str) -> list[Row]:
         # By a column of the table's key, so that DuckDB reads these rows alone.
         sql = f"SELECT * EXCLUDE recorded_at FROM {table} WHERE dataset = ? AND {column} >= ? AND {column} < ?"
-        return self._ledger.rows(sql, [self._dataset, first, f"{last}~"])  # a tilde comes after all that a key holds
+        return self._ledger.rows(sql, [self.dataset, first, f"{last}~"])  # a tilde comes after all that a key holds
 
     def correct(self, item: Item, corrections: dict[str, list[Row]], min_s: Seconds) -> tuple[Clip, ...]:
         """Note what is now said otherwise of a known recording; returns its clips that have never been cut."""
@@ -514,6 +520,7 @@ def _words(error: Exception) -> str:
 
 
 def _printable(name: str) -> str:
+    """`name` as it can be stored and shown, whatever bytes a file system had for it."""
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
