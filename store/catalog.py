@@ -6,8 +6,6 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-import duckdb
-
 from store.lake import Lake, put
 from store.ledger import Ledger, view_statements
 
@@ -28,6 +26,8 @@ def write_catalog(lake: Lake) -> Path:
         return lake.catalog
     if lake.catalog.with_name(f"{lake.catalog.name}.wal").exists():
         return lake.catalog
+    import duckdb
+
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
         aside = Path(folder, "catalog.duckdb")
         path = str(aside).replace("'", "''")

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeVar, cast
 
-from fsspec.core import url_to_fs
-
 from store.types import PalimpsestError, Seconds
 
 PAUSES: tuple[Seconds, ...] = (0.5, 2.0, 8.0)  # before a store that failed is asked again
@@ -191,6 +189,8 @@ def _ask(url: str | Path, act: Callable[[Any, str], T]) -> T:
         FileNotFoundError: nothing lies there.
         PalimpsestError: the store goes on failing, or refuses.
     """
+    from fsspec.core import url_to_fs  # most lakes lie on a disk and never need it
+
     pauses = iter(PAUSES)
     while True:
         try:

@@ -13,13 +13,15 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store.lake import Lake, lock, put, sweep
+
+if TYPE_CHECKING:
+    import duckdb  # else where it is used: processes that build shards never ask
 
 MAX_FILES = 200
 _TIME = pa.timestamp("us", tz="UTC")
@@ -141,6 +143,8 @@ class Ledger:
         Raises:
             duckdb.Error: the statement is wrong.
         """
+        import duckdb
+
         try:
             return self._ask(sql, parameters)
         except duckdb.IOException:  # compaction removed a file between the listing and the read: ask when it is done
@@ -157,6 +161,8 @@ class Ledger:
             sweep(self.lake.ledger)
 
     def _ask(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> pa.Table:
+        import duckdb
+
         with self._lock:
             if self._views is None:
                 self._views = duckdb.connect(":memory:", config={"threads": 1})

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import IO
 
 import av
-import ffmpeg
 import numpy as np
 
 from pipelines.media.pyav import FORMATS, MAX_PIXELS, NEAR, Box, Picture, Scan, on_screen, pixels
@@ -79,6 +78,8 @@ def frames(
 
 
 def _command(program: str, found: Scan, size: tuple[int, int] | None, crop: Box | None) -> list[str]:
+    import ffmpeg  # few recordings need it
+
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "threads": 1, "max_pixels": MAX_PIXELS}
     options |= {"skip_frame": "nokey"} if found.key_frames else {}
     picture = ffmpeg.input(f"file:{found.path.absolute()}", noautorotate=None, **options)[str(found.stream)]
