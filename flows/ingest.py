@@ -60,7 +60,7 @@ def ingest(
     name = pipelines.ingest.checked_name(as_name or recipe.dataset)
     if shards is not None:
         lake = Lake(lake.root, shards)
-    folder = set_source(lake, name, source) if source is not None else get_source(lake, name)
+    folder = set_source(lake, name, source) if source is not None else get_source(lake, name, recipe.dataset)
     if workers is not None and workers < 1:
         raise PalimpsestError(f"workers is {workers}; it must be 1 or more")
     if settle_s is not None:

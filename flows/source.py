@@ -28,16 +28,18 @@ def set_source(lake: Lake, dataset: str, folder: Path | str) -> Path:
     return path
 
 
-def get_source(lake: Lake, dataset: str) -> Path:
-    """Where the recordings of `dataset` lie.
+def get_source(lake: Lake, dataset: str, otherwise: str | None = None) -> Path:
+    """Where the recordings of `dataset` lie, or, if the lake has not been told, those of the data set `otherwise`.
 
     Raises:
-        PalimpsestError: the lake has not been told.
+        PalimpsestError: the lake has been told of neither.
     """
-    rows = Ledger(lake).rows("SELECT source FROM datasets WHERE dataset = ? AND source IS NOT NULL", [dataset])
-    if not rows:
+    rows = Ledger(lake).rows("SELECT dataset, source FROM datasets WHERE source IS NOT NULL")
+    told = {row["dataset"]: Path(row["source"]) for row in rows}
+    found = told.get(dataset) or told.get(otherwise or dataset)
+    if found is None:
         raise PalimpsestError(
             f"the lake does not know where {dataset}'s recordings lie: "
             f"give --source DIR, or tell it once with: palimpsest source {dataset} DIR"
         )
-    return Path(rows[0]["source"])
+    return found

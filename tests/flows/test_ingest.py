@@ -34,6 +34,11 @@ def test_the_lake_remembers_where_recordings_lie(lake, source):
     assert get_source(lake, "folder") == source
 
 
+def test_another_name_reads_the_recipes_own_source_when_it_has_none(lake, source):
+    set_source(lake, "folder", source)
+    assert ingest(lake, "folder", as_name="again", workers=1).recordings == 3
+
+
 def test_another_name_is_another_data_set(lake, source):
     set_source(lake, "mine", source)
     assert ingest(lake, "folder", as_name="mine", workers=1).dataset == "mine"
