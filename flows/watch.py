@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.ingest import ingest
-from flows.recipe import dataset_recipe
+from flows.recipe import load_recipe
 from flows.source import get_source
 from pipelines.ingest import IngestSummary
 from store.lake import Lake
@@ -54,7 +54,7 @@ def watch(
     Raises:
         PalimpsestError: there is no such recipe, or the lake does not know the source.
     """
-    own = dataset_recipe(dataset).dataset
+    own = load_recipe(dataset).dataset
     if source is None:
         get_source(lake, as_name or own, own)
     said = None
