@@ -11,8 +11,8 @@ from pathlib import Path
 import pipelines.ingest
 from flows.recipe import load_recipe
 from flows.source import get_source, set_source
-from pipelines.ingest import Built, IngestSummary, Progress
-from pipelines.plan import Batch
+from pipelines.ingest import Built, IngestSummary
+from pipelines.plan import Batch, Progress
 from pipelines.readers import reader
 from pipelines.variants import Varied
 from store.lake import Lake
@@ -60,13 +60,13 @@ def ingest(
     name = pipelines.ingest.checked_name(as_name or recipe.dataset)
     if shards is not None:
         lake = Lake(lake.root, shards)
-    folder = set_source(lake, name, source) if source is not None else get_source(lake, name, recipe.dataset)
+    folder = get_source(lake, name, recipe.dataset) if source is None else Path(source).expanduser().absolute()
     if workers is not None and workers < 1:
         raise PalimpsestError(f"workers is {workers}; it must be 1 or more")
-    if settle_s is not None:
+    if settle_s is not None and folder.is_dir():
         _await_lists(folder, settle_s)
     found = reader(recipe.reader.name, **recipe.reader.parameters)
-    return pipelines.ingest.ingest(
+    summary = pipelines.ingest.ingest(
         lake,
         Varied(found, recipe.variants, recipe.variant_seed) if recipe.variants else found,
         folder,
@@ -81,6 +81,9 @@ def ingest(
         progress=progress,
         run=run,
     )
+    if source is not None:  # one that was read: a slip of the hand is not remembered
+        set_source(lake, name, folder)
+    return summary
 
 
 def _now() -> str:

@@ -7,8 +7,9 @@ import hashlib
 import io
 import json
 import math
+import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -126,6 +127,7 @@ def cut_all(
     recording_id: str | None = None,
     quality: Quality | None = None,
     partial: bool = False,
+    scratch: Path | None = None,
 ) -> Iterator[Sample]:
     """The clips of `recording` by start and end, its tracks decoded once, in memory that does not grow with its length.
 
@@ -139,6 +141,7 @@ def cut_all(
         recording_id: its identity, where that is known.
         quality: filled with what is found of the recording, complete at the end; a sample tells of its own frames.
         partial: clips that the recording ends before are left out, and those it ends in cut short.
+        scratch: where members of archives are laid out; None for the system's folder for such things.
 
     Raises:
         Unfit: the recording is no good, and why; some of that shows only at its end, when samples have been yielded.
@@ -150,9 +153,9 @@ def cut_all(
         size = _regular(recording, source)
         recording_id = recording_id or recording.content_id(source)
         with contextlib.ExitStack() as stack:
-            laid_out, folder = stack.enter_context(unpacked(recording, source))
-            babble = [_laid_out(track, source, stack) for track in recording.shift.babble] if recording.shift else []
-            signals = _Signals(laid_out, format, folder, quality, Deadline.of(size), stack, babble, partial=partial)
+            deadline = Deadline.of(size)
+            laid_out, folder = stack.enter_context(unpacked(recording, source, deadline, scratch))
+            signals = _Signals(laid_out, format, folder, quality, deadline, stack, source, partial=partial)
             common = {
                 "dataset": dataset,
                 "recording": recording_id,
@@ -180,6 +183,11 @@ def source_path(recording: Recording) -> str | None:
     """The path, relative to the data set, of the track that a person would open first."""
     paths = (recording.tracks[m].path for m in MAIN if m in recording.tracks)
     return next((path.as_posix() for path in paths if path), None)
+
+
+def inside(path: Path, source: Path) -> bool:
+    """Whether `path` leads to a place below `source`, links followed."""
+    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(source), ""))
 
 
 def below(path: str | Path | None, source: Path) -> str:
@@ -215,7 +223,7 @@ class _Signals:
         quality: Quality,
         deadline: Deadline,
         stack: contextlib.ExitStack,
-        babble: Sequence[Path],
+        home: Path,
         *,
         partial: bool,
     ):
@@ -275,7 +283,7 @@ class _Signals:
             ends.append(len(self._stills) / STILLS_HZ)
         self.duration_s: Seconds = round(max(ends), 6)
         gate(quality)
-        self._apply_shift(babble)
+        self._apply_shift(home)
 
         self.clips = sorted(self._plan().items())
         self._film: _Film | None = None
@@ -331,7 +339,7 @@ class _Signals:
         if self._depth is not None:
             sample.depth = self._depth
             tracks["depth"] = {"width": self._depth.shape[1], "height": self._depth.shape[0]}
-        if text := clip.text or self._text:
+        if (text := clip.text or self._text) and Modality.TEXT not in self._shift.drop:
             sample.text = text
             tracks["text"] = {"length": len(text)}
         if not sample.modalities:
@@ -342,14 +350,20 @@ class _Signals:
         """How the frames of all clips came out."""
         return {} if self._film is None else self._film.quality
 
-    def _apply_shift(self, babble: Sequence[Path]) -> None:
-        if self._audio is not None and babble:
-            voices = []
-            for path in babble:
-                found = pyav.scan(path, audio_hz=self._audio.hz, video=False, deadline=self._deadline)
+    def _apply_shift(self, source: Path) -> None:
+        """Put the signals through the shift, whose voices lie below `source`; a voice that is no good is left out."""
+        voices = []
+        for track in self._shift.babble if isinstance(self._audio, pyav.Sound) else ():
+            self._deadline.check()
+            with contextlib.suppress(Unfit, OSError):
+                one = Recording("", {Modality.AUDIO: track})
+                laid_out, folder = self._stack.enter_context(unpacked(one, source, self._deadline))
+                path = _path(laid_out.tracks[Modality.AUDIO], folder)
+                found = pyav.scan(path, audio_hz=self.format.audio_hz, video=False, deadline=self._deadline)
                 self._stack.callback(found.close)
                 voices += [found.audio] if found.audio else []
-            self._audio = Babbled(cast(pyav.Sound, self._audio), voices, self._shift.snr_db)
+        if isinstance(self._audio, pyav.Sound) and voices:
+            self._audio = Babbled(self._audio, voices, self._shift.snr_db)
         for modality in self._shift.drop:
             if modality is Modality.VIDEO:
                 self._video, self._stills = None, []
@@ -360,7 +374,8 @@ class _Signals:
         """The clips to cut by start and end in milliseconds, which is what tells samples apart."""
         plan: dict[tuple[int, int], list[Clip]] = {}
         clips = windows(self._clips, self.duration_s, self.format)
-        for clip in (clip for clip in clips if not self._partial or clip.start_s < self.duration_s):
+        late = self.duration_s if self._partial and self.duration_s else math.inf
+        for clip in (clip for clip in clips if clip.start_s < late):
             _, end = self.window(clip)
             end = end if clip.end_s is None else clip.end_s
             plan.setdefault((round(1000 * clip.start_s), round(1000 * end)), []).append(clip)
@@ -456,11 +471,6 @@ class _Film:
             del self._held[place]
         shown = [p if p in self._held else min(self._held, key=lambda known: abs(known - p)) for p in places]
         return [self._held[p] for p in shown], sum(a != b for a, b in zip(shown, places, strict=True))
-
-
-def _laid_out(track: Track, source: Path, stack: contextlib.ExitStack) -> Path:
-    recording, folder = stack.enter_context(unpacked(Recording("", {Modality.AUDIO: track}), source))
-    return _path(recording.tracks[Modality.AUDIO], folder)
 
 
 def _span(signal: Any, start: Seconds, end: Seconds, hz: Hertz) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from store.types import PalimpsestError, Seconds
 AHEAD = 2  # batches under way for each worker
 DEATHS = 2  # that a batch is caught in before it is built alone
 GRACE_S: Seconds = 60.0  # beyond its time in which a recording may still notice that it is up
+_in_pool = False  # whether this process is a worker of ours, which may be ended
 T = TypeVar("T")
 Build = Callable[[Batch], T]
 
@@ -34,15 +35,15 @@ class _Job(Generic[T]):
 
 
 def in_order(build: Build[T], batches: Sequence[Batch], workers: int) -> Iterator[T]:
-    """What `build` makes of `batches`, in their order; with 1 worker, or 1 batch, in this process.
+    """What `build` makes of `batches`, in their order; with 1 worker in this process.
 
     Raises:
         PalimpsestError: processes go on dying although no recording is to blame.
     """
-    workers = min(workers, len(batches))
-    if workers <= 1:
+    if workers <= 1 or not batches:
         yield from map(build, batches)
         return
+    workers = min(workers, len(batches))
     left, jobs = iter(batches), deque[_Job[T]]()
     pool = _pool(workers)
     try:
@@ -122,9 +123,9 @@ def follow_parent() -> None:
 def watched(item: Item) -> Iterator[None]:
     """End this worker should `item` take far beyond its time: code that never looks at the clock can be stuck for ever.
 
-    Outside a worker process nothing is done.
+    Outside this module's workers nothing is done.
     """
-    if multiprocessing.parent_process() is None:
+    if not _in_pool:
         yield
         return
     timer = threading.Timer(Deadline.of(item.bytes).limit_s + GRACE_S, os._exit, (1,))
@@ -139,16 +140,22 @@ def watched(item: Item) -> Iterator[None]:
 def _attempt(batch: Batch, item: Item) -> None:
     try:
         with watched(item):
-            for _ in cut_all(item.recording, batch.format, batch.source, recording_id=item.id):
+            for _ in cut_all(item.recording, batch.format, batch.source, recording_id=item.id, scratch=batch.scratch):
                 pass
     except Exception:  # only death counts here; `build` will meet the error again and give its reason
         return
 
 
+def _begin() -> None:
+    global _in_pool
+    _in_pool = True
+    follow_parent()
+
+
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: decoders and Arrow hold threads that a fork would leave locked.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
 
 
 def _submit(pool: ProcessPoolExecutor, build: Build[T], batch: Batch) -> Future[T]:

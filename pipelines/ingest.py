@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 from pipelines.clip import ClipFormat, cut_all, source_path
 from pipelines.crew import in_order, watched
-from pipelines.plan import Batch, Item, Row, all_labels, look, plan, quarantined
+from pipelines.plan import Batch, Item, Progress, Row, all_labels, look, plan, quarantined, scratch
 from pipelines.quality import Quality, Unfit
 from pipelines.readers import Reader
 from store.catalog import write_catalog
@@ -27,10 +28,10 @@ from store.ledger import Ledger
 from store.shards import Entry, ShardWriter
 from store.types import PalimpsestError, Sample, Seconds
 
+CHANGED = "its files changed while they were read: the next ingest tries again"
 FATAL = "its decoder dies: the file is damaged so that it crashes or never ends, or too large for this machine's memory"
 COMMIT_SHARDS = 8
 COMMIT_EVERY: Seconds = 5.0
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def ingest(
         retry_quarantined: try recordings in quarantine again even though their bytes have not changed.
         settle_s: leave recordings whose files are absent, or changed within so many seconds, to a later run.
         arrival: what recordings that come without an arrival of their own get for it when they are first planned.
-        progress: called with recordings done and recordings to do.
+        progress: called with recordings done and recordings to do; while they are being found, with 0 to do.
         run: builds the batches and yields results in their order, instead of `workers` processes.
 
     Raises:
@@ -118,6 +119,7 @@ def ingest(
                 retry_quarantined=retry_quarantined,
                 settle_s=settle_s,
                 arrival=arrival,
+                progress=progress,
             )
             built = in_order(build_shard, work.batches, workers) if run is None else run(work.batches)
             done = _commit_all(ledger, built, work.batches.recordings, progress)
@@ -136,6 +138,8 @@ def ingest(
 
 
 def _sweep(lake: Lake, dataset: str) -> None:
+    """Remove what killed workers left."""
+    shutil.rmtree(scratch(lake, dataset), ignore_errors=True)
     if "://" not in (folder := lake.shard_url(dataset, "")):
         sweep(Path(folder))
 
@@ -176,7 +180,8 @@ def build_shard(batch: Batch) -> Built:
                 del rows["samples"][done:]
             elif not item.again:
                 rows["recordings"].append(_recording_row(batch.dataset, item, len(rows["samples"]) - done, quality))
-            rows["quarantined"].append(quarantined(batch.dataset, item.recording, item.id, reason))
+            identity = None if reason == CHANGED else item.id  # the same bytes are to be tried again
+            rows["quarantined"].append(quarantined(batch.dataset, item.recording, identity, reason))
     shard = writer.shard
     rows["shards"].append(
         {"dataset": batch.dataset, "shard": batch.shard, "batch": batch.id, "samples": len(rows["samples"])}
@@ -189,10 +194,16 @@ def _cut(item: Item, batch: Batch, quality: Quality) -> Iterator[Sample | str]:
     """The recording's samples; where it fails, the reason comes last."""
     try:
         yield from cut_all(
-            item.recording, batch.format, batch.source, dataset=batch.dataset, recording_id=item.id, quality=quality
+            item.recording,
+            batch.format,
+            batch.source,
+            dataset=batch.dataset,
+            recording_id=item.id,
+            quality=quality,
+            scratch=batch.scratch,
         )
-        if look(item.recording, batch.source)[2] != item.seen:
-            yield "its files changed while they were read: they are taken once they stay as they are"
+        if look(item.recording, batch.source)[1] != item.seen:
+            yield CHANGED
     except Unfit as unfit:
         yield str(unfit)
     except Exception as error:  # whatever a decoder raises on one recording must not stop the others

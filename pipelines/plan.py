@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import os
+import json
+import math
 import pickle
 import sqlite3
 import stat
@@ -16,14 +17,14 @@ import time
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, overload
 
 from pipelines.checksums import Checksums
-from pipelines.clip import ClipFormat, below, source_path
+from pipelines.clip import ClipFormat, below, inside, source_path
 from pipelines.quality import Unfit
 from pipelines.readers import Reader, draw_split
 from store.lake import Lake, present
@@ -31,9 +32,11 @@ from store.ledger import Ledger
 from store.types import Clip, PalimpsestError, Recording, Seconds, Track, clip_key, slug
 
 BATCH_RECORDINGS, BATCH_CLIPS, BATCH_BYTES = 128, 512, 32 << 20
+LOOKED = 100  # recordings between two words of progress
 PAGE = 500  # recordings that are compared with the ledger at once
 
 Row = dict[str, Any]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Batch:
     shard: str
     url: str
     source: Path
+    scratch: Path
     format: ClipFormat
     items: tuple[Item, ...]
     fatal: frozenset[str] = frozenset()
@@ -126,6 +130,7 @@ def plan(
     retry_quarantined: bool = False,
     settle_s: Seconds | None = None,
     arrival: str | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
     """Compare the recordings below `source` with the ledger, record what is to be built, and correct what has changed.
 
@@ -148,7 +153,11 @@ def plan(
     awaited = {recording for row in pending for recording in row["recordings"]}
     found, counts, refused = _Found(), Counter[str](), []
     with _Identities(ledger.lake, dataset, source) as identities:
+        looked = 0
         for recording, item, reason in _look(identities, reader.recordings(source), source, limit, awaited, settle_s):
+            looked += 1
+            if progress and looked % LOOKED == 0:
+                progress(looked, 0)
             if item is not None:
                 found.see(item)
             elif reason is None:
@@ -157,6 +166,8 @@ def plan(
                 counts["skipped"] += 1
             else:
                 refused.append(quarantined(dataset, recording, None, reason))
+    if looked == 0 and settle_s is None:
+        raise PalimpsestError(f"reader {reader.name} finds no recording in {source}: is this the right folder?")
     ledger.append("datasets", claim)
     ledger.append("quarantined", refused)
     for page in found.pages():
@@ -173,8 +184,11 @@ def plan(
             ledger.append(table, rows)
     bare: list[tuple[Batch, Sequence[str], str | None]] = []
     taken: set[str] = set()
+    committed = {row["batch"] for row in shards}
     for row in pending:
-        if ids := [identity for identity in row["recordings"] if found.wants(identity) and identity not in taken]:
+        ids = [identity for identity in row["recordings"] if found.wants(identity) and identity not in taken]
+        # A shard that was lost comes back whole or not at all: else rows of the absent would mean other bytes.
+        if ids and (ids == row["recordings"] or row["batch"] not in committed):
             bare.append((_batch(ledger.lake, dataset, row["batch"], row["slug"], source, format), ids, row["arrival"]))
             taken.update(ids)
     resumed = len(bare)
@@ -370,20 +384,20 @@ class _Held:
     def correct(self, item: Item, corrections: dict[str, list[Row]], min_s: Seconds) -> tuple[Clip, ...]:
         """Note what is now said otherwise of a known recording; returns its clips that have never been cut."""
         recording, rows, wanting = item.recording, self.samples[item.id], []
+        held = self.recordings[item.id]
         labels: dict[str, list[str]] = {}
         named = {clip_key(item.id, clip.start_s, clip.end_s) for clip in recording.clips if clip.end_s is not None}
         for clip in recording.clips or (Clip(),):
             keys = _keys(rows, item.id, clip, named) if recording.clips else list(rows)
             for key in keys:
                 labels.setdefault(key, []).extend(clip.labels or recording.labels)
-            if not keys and (clip.end_s is None or clip.end_s - clip.start_s >= min_s):
+            if not keys and (_duration(held) if clip.end_s is None else clip.end_s) - clip.start_s >= min_s:
                 wanting.append(clip)
         common = {name: getattr(recording, name) for name in ("domain", "arrival", "split")}
         for key, names in labels.items():
             now = rows[key] | common | {"labels": list(dict.fromkeys(names))}
             if now != rows[key]:
                 corrections["samples"].append(now)
-        held = self.recordings[item.id]
         now = held | common | {"labels": all_labels(recording), "name": recording.name}
         now |= {"source_path": source_path(recording), "language": recording.language}
         if now != held:
@@ -401,6 +415,7 @@ class _Identities:
         try:
             self._open()
         except sqlite3.DatabaseError:
+            self._file.close()
             self._path.unlink(missing_ok=True)
             self._open()
 
@@ -421,11 +436,12 @@ class _Identities:
             raise Unfit(recording.fault)
         if not recording.tracks:
             raise Unfit("it names neither a file nor a text")
-        if _printable(recording.name) != recording.name:
-            raise Unfit("its name is not valid Unicode: rename the file")
-        size, changed, seen = look(recording, source, absent_ok=settle_s is not None)
-        if settle_s is not None and 0 <= time.time() - changed < settle_s:
-            return None
+        _check_text(recording)
+        if settle_s is not None:
+            changed = _changed(recording, source)
+            if 0 <= time.time() - changed < settle_s:
+                return None
+        size, seen = look(recording, source)
         known = self._file.execute("SELECT id FROM known WHERE mark = ?", [seen]).fetchone()
         try:
             if not known:
@@ -444,35 +460,49 @@ class _Identities:
     def _open(self) -> None:
         self._new, self._file = 0, sqlite3.connect(self._path)
         self._file.execute("PRAGMA synchronous = OFF")  # a cache: what a power cut spoils is made again
+        if self._file.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("damaged")
         self._file.execute("CREATE TABLE IF NOT EXISTS known (mark TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID")
 
 
-def look(recording: Recording, source: Path, *, absent_ok: bool = False) -> tuple[int, float, str]:
-    """The size of the recording's files, when the last of them changed, and what changes with any of them.
-
-    With `absent_ok` a file that is not there changes at this moment.
+def look(recording: Recording, source: Path) -> tuple[int, str]:
+    """The size of the recording's files, and what changes with any of them.
 
     Raises:
         Unfit: one cannot be read, and why.
     """
-    size, changed, marks = 0, 0.0, [f"{source} {recording.shift}"]
+    shift = recording.shift and replace(recording.shift, babble=())
+    size, marks = 0, [f"{source} {shift}"]
     for modality, track in sorted(recording.tracks.items()):
         marks.append(f"{modality} {track.path} {track.member} {track.offset} {track.length} {track.text!r}")
         try:
-            for name, bytes, mark, when in _files(track, source):
-                size, changed = size + (track.length or bytes), max(changed, when)
+            for name, bytes, mark in _files(track, source):
+                size += track.length or bytes
                 marks.append(f"{name} {bytes} {mark}")
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # the last for a name with a null byte
-            if not absent_ok:
-                raise Unfit(f"no such file: {_named(track, source)}") from error
-            changed = time.time()
+            raise Unfit(f"no such file: {_named(track, source)}") from error
         except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
             raise Unfit(f"cannot be read: {_named(track, source)} ({_words(error)})") from error
-    return size, changed, hashlib.sha256("\n".join(marks).encode(errors="surrogateescape")).hexdigest()[:32]
+    return size, hashlib.sha256("\n".join(marks).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def _files(track: Track, source: Path) -> Iterator[tuple[str, int, str, float]]:
-    """Name, size, what changes with the content, and time of change of every file that the track consists of.
+def _changed(recording: Recording, source: Path) -> float:
+    """When the recording's files last changed, in seconds of the epoch; now, while one is absent."""
+    changed = 0.0
+    for path in (source / track.path for track in recording.tracks.values() if track.path):
+        try:
+            changed = max([changed, path.stat().st_mtime, *(one.stat().st_mtime for one in _stills(path))])
+        except (OSError, ValueError):
+            return time.time()
+    return changed
+
+
+def _stills(path: Path) -> list[Path]:
+    return sorted(one for one in path.iterdir() if not one.is_dir()) if path.is_dir() else []
+
+
+def _files(track: Track, source: Path) -> Iterator[tuple[str, int, str]]:
+    """Name, size, and what changes with the content, of every file that the track consists of.
 
     Raises:
         Unfit: one leads out of `source`, is empty, or is no regular file.
@@ -480,8 +510,8 @@ def _files(track: Track, source: Path) -> Iterator[tuple[str, int, str, float]]:
     """
     if track.path is None:
         return
-    path, root = source / track.path, os.path.realpath(source)
-    if not _inside(path, root):
+    path = source / track.path
+    if not inside(path, source):
         raise Unfit(f"{below(path, source)} leads out of the data set's folder")
     if track.member is not None:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -489,25 +519,27 @@ def _files(track: Track, source: Path) -> Iterator[tuple[str, int, str, float]]:
         members = track.members(source)
         if not members:
             raise FileNotFoundError(path)
-        changed = path.stat().st_mtime
         for info in members:
-            yield info.filename, info.file_size, f"{info.CRC:08x}", changed
+            yield info.filename, info.file_size, f"{info.CRC:08x}"
         return
-    for one in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if one is not path and one.is_dir():
-            continue
+    for one in _stills(path) if path.is_dir() else [path]:
         name, found = below(one, source), one.stat()
-        if one is not path and not _inside(one, root):
+        if one is not path and not inside(one, source):
             raise Unfit(f"{name} leads out of the data set's folder")
         if not stat.S_ISREG(found.st_mode):
             raise Unfit(f"not a regular file: {name}")
         if not found.st_size:
             raise Unfit(f"the file is empty: {name}")
-        yield name, found.st_size, str(found.st_mtime_ns), found.st_mtime
+        yield name, found.st_size, str(found.st_mtime_ns)
 
 
-def _inside(path: Path, root: str) -> bool:
-    return os.path.realpath(path).startswith(os.path.join(root, ""))
+def _check_text(recording: Recording) -> None:
+    """Refuse what neither JSON nor the ledger can hold: bytes of a file system that are no Unicode."""
+    told = [recording.name, source_path(recording), recording.domain, recording.arrival, recording.language]
+    told += [*all_labels(recording), *(clip.text for clip in recording.clips)]
+    told += [track.text for track in recording.tracks.values()]
+    if any(text and _printable(text) != text for text in told):
+        raise Unfit("its name, path, labels or text are not valid Unicode")
 
 
 def _named(track: Track, source: Path) -> str:
@@ -522,6 +554,13 @@ def _words(error: Exception) -> str:
 def _printable(name: str) -> str:
     """`name` as it can be stored and shown, whatever bytes a file system had for it."""
     return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _duration(held: Row) -> Seconds:
+    """How long a known recording lasts, as far as it was measured."""
+    quality = json.loads(held["quality"] or "{}")
+    lengths = [quality[name] for name in ("video_s", "audio_s", "imu_s") if name in quality]
+    return max(lengths, default=math.inf)
 
 
 def _keys(known: Mapping[str, Row], recording_id: str, clip: Clip, named: Container[str]) -> list[str]:
@@ -539,9 +578,14 @@ def _keys(known: Mapping[str, Row], recording_id: str, clip: Clip, named: Contai
     ]
 
 
+def scratch(lake: Lake, dataset: str) -> Path:
+    """Where an ingest of `dataset` lays out what it needs for a moment."""
+    return lake.cache / "scratch" / dataset
+
+
 def _batch(lake: Lake, dataset: str, batch: str, name: str, source: Path, format: ClipFormat) -> Batch:
     shard = f"{name}-{batch}.tar"
-    return Batch(batch, dataset, shard, lake.shard_url(dataset, shard), source, format, ())
+    return Batch(batch, dataset, shard, lake.shard_url(dataset, shard), source, scratch(lake, dataset), format, ())
 
 
 def _record(ledger: Ledger, planned: Sequence[tuple[Batch, Sequence[str], str | None]], first: int) -> None:

@@ -9,13 +9,15 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from pipelines.clip import ClipFormat, cut_all
+from pipelines.plan import look
 from pipelines.quality import Unfit
 from store.catalog import write_catalog
-from store.lake import Lake, exists, lock
+from store.lake import Lake, lock
 from store.ledger import Ledger
 from store.shards import ShardWriter
 from store.types import Clip, Modality, PalimpsestError, Recording, Sample, Seconds, Track
@@ -51,8 +53,8 @@ def add(
 ) -> SidecarSummary:
     """Join the tracks that `manifest` lists to the samples of `dataset`, in sidecar shards.
 
-    A second call with the same manifest and files does nothing. A modality that samples have already is replaced where
-    it is read; its bytes stay.
+    A second call with the same manifest and files writes the same bytes again. A modality that samples have already is
+    replaced where it is read; its bytes stay.
 
     Args:
         lake: holds the data set.
@@ -74,17 +76,21 @@ def add(
     found = read_additions(manifest)
     ids, refused, shards, samples = _names(ledger, dataset), [], 0, 0
     refused += [(one.recording, f"{dataset} has no such recording") for one in found if one.recording not in ids]
-    wanted = sorted((ids[one.recording], one) for one in found if one.recording in ids)
+    wanted: dict[str, Addition] = {}
+    for one in (one for one in found if one.recording in ids):
+        both = wanted.setdefault(ids[one.recording], one)
+        if both is not one:  # named by name and by id
+            both.tracks.update(one.tracks)
+            both.texts.extend(one.texts)
+    todo = sorted(wanted.items(), key=itemgetter(0))
     try:
         with lock(lake, f"ingest-{dataset}"):
-            for start in range(0, len(wanted), BATCH):
-                rows, faults = _shard(
-                    ledger, dataset, wanted[start : start + BATCH], format, manifest.absolute().parent
-                )
+            for start in range(0, len(todo), BATCH):
+                rows, faults = _shard(ledger, dataset, todo[start : start + BATCH], format, manifest.absolute().parent)
                 refused += faults
                 shards, samples = shards + bool(rows), samples + len({row["key"] for row in rows})
                 if progress:
-                    progress(min(start + BATCH, len(wanted)), len(wanted))
+                    progress(min(start + BATCH, len(todo)), len(todo))
             write_catalog(lake)
     except BlockingIOError as error:
         raise PalimpsestError(f"an ingest of {dataset} is running in {lake.root}; wait for it to end") from error
@@ -100,7 +106,7 @@ def read_additions(manifest: Path) -> list[Addition]:
     if not manifest.is_file():
         raise PalimpsestError(f"no such file: {manifest}")
     found: dict[str, Addition] = {}
-    with open(manifest, encoding="utf-8-sig", newline="") as file:
+    with open(manifest, encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.DictReader(file, restval="")
         if "recording" not in (rows.fieldnames or ()) or not {*FILES, Modality.TEXT} & {*(rows.fieldnames or ())}:
             wanted = ", ".join([*FILES, Modality.TEXT])
@@ -112,7 +118,8 @@ def read_additions(manifest: Path) -> list[Addition]:
                 )
                 rate = float(row["imu_rate_hz"]) if row.get("imu_rate_hz") else None
             except ValueError as error:
-                raise PalimpsestError(f"{manifest} line {rows.line_num}: {error}") from error
+                words = "start_s, end_s and imu_rate_hz must be numbers"
+                raise PalimpsestError(f"{manifest} line {rows.line_num}: {words} ({error})") from error
             one = found.setdefault(row["recording"], Addition(row["recording"]))
             for modality in FILES:
                 if path := row.get(modality):
@@ -132,19 +139,20 @@ def _names(ledger: Ledger, dataset: str) -> dict[str, str]:
 def _shard(
     ledger: Ledger, dataset: str, wanted: Sequence[tuple[str, Addition]], format: ClipFormat, source: Path
 ) -> tuple[list[Row], list[tuple[str, str]]]:
-    """Write and record one sidecar shard; returns its rows, and what was refused. None where it is there already."""
+    """Write and record one sidecar shard; returns its rows, and what was refused."""
     told, refused, good = [dataset], [], []
     for identity, one in wanted:
+        recording = Recording(one.recording, one.tracks)
         try:
-            told.append(f"{identity} {Recording('', one.tracks).content_id(source)} {one.texts}")
+            look(recording, source)
+            rates = [track.rate_hz for track in one.tracks.values()]
+            told.append(f"{identity} {recording.content_id(source)} {rates} {one.texts}")
             good.append((identity, one))
-        except OSError as error:
-            refused.append((one.recording, f"cannot be read: {error.filename or error} ({error.strerror})"))
+        except (Unfit, OSError) as error:
+            refused.append((one.recording, str(error)))
     batch = hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
     name = f"sidecar-{batch}.tar"
     url = ledger.lake.shard_url(dataset, name)
-    if exists(url) and ledger.rows("SELECT 1 FROM shards WHERE dataset = ? AND shard = ?", [dataset, name]):
-        return [], refused
     windows: dict[str, dict[str, tuple[Seconds, Seconds]]] = defaultdict(dict)
     for row in ledger.rows(
         "SELECT recording, key, start_s, duration_s FROM samples WHERE dataset = ? "
@@ -165,10 +173,10 @@ def _shard(
                     ]
                 if len(rows) == before:
                     raise Unfit("it has nothing at the times of the recording's samples")
-            except Unfit as unfit:
+            except Exception as error:  # whatever a decoder raises on one recording must not stop the others
                 writer.take_back(mark)
                 del rows[before:]
-                refused.append((one.recording, str(unfit)))
+                refused.append((one.recording, str(error)))
     if (shard := writer.shard) is not None:
         ledger.append("sidecars", rows)
         row = {"dataset": dataset, "shard": name, "batch": batch, "samples": len(shard.entries), "bytes": shard.bytes}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.clip import inside
 from pipelines.readers import Reader, draw_split
 from store.types import Modality, Recording, Shift, Split, Track
 
@@ -43,6 +46,8 @@ class Variant:
 class Varied:
     """The recordings of another reader, each in one of several variants, drawn by its name.
 
+    Babble is drawn among the recordings that lie there at that time; a known recording keeps what it was given.
+
     Attributes:
         reader: finds the recordings.
         variants: what they are put through.
@@ -67,25 +72,24 @@ class Varied:
         """The reader's recordings, in its order, with splits drawn and shifts attached."""
         voices = self._voices(source) if any(variant.snr_db is not None for variant in self.variants) else {}
         for found in self.reader.recordings(source):
-            split = _split(found)
-            rng = np.random.default_rng(_number(f"{self.seed} {found.name}"))
+            owner = _owner(found, source)
+            split = found.split or draw_split(owner)
+            rng = np.random.default_rng(_number(f"{self.seed} {found.name if found.split or found.group else owner}"))
             variant = self.variants[int(rng.integers(len(self.variants)))]
-            shift = Shift(
-                babble=self._babble(voices[split], found, variant.talkers, rng) if variant.snr_db is not None else (),
-                snr_db=variant.snr_db or 0.0,
-                blur=variant.blur,
-                light=variant.light,
-                drop=variant.drop if rng.uniform() < variant.drop_share else (),
-            )
+            drop = variant.drop if rng.uniform() < variant.drop_share else ()
+            # Drawn last, for it depends on who else is there.
+            babble = self._babble(voices[split], found, variant.talkers, rng) if variant.snr_db is not None else ()
+            shift = Shift(babble, variant.snr_db or 0.0, variant.blur, variant.light, drop)
             domain = variant.name if len(self.variants) > 1 else found.domain
             yield replace(found, split=split, domain=domain, shift=None if shift == Shift() else shift)
 
     def _voices(self, source: Path) -> dict[Split, list[Track]]:
+        """What can be heard in each split, as far as it lies there."""
         voices = defaultdict(list)
         for found in self.reader.recordings(source):
             track = found.tracks.get(Modality.AUDIO) or found.tracks.get(Modality.VIDEO)
-            if track is not None:
-                voices[_split(found)].append(track)
+            if track and track.path and inside(source / track.path, source) and (source / track.path).is_file():
+                voices[found.split or draw_split(_owner(found, source))].append(track)
         return voices
 
     def _babble(
@@ -95,8 +99,14 @@ class Varied:
         return tuple(track for track in drawn if track not in found.tracks.values())[:talkers]
 
 
-def _split(found: Recording) -> Split:
-    return found.split or draw_split(found.group or found.name)
+def _owner(found: Recording, source: Path) -> str:
+    """What a split is drawn by: copies of one content belong together, as a plain ingest has it."""
+    if found.split or found.group:
+        return found.group or found.name
+    try:
+        return found.content_id(source)
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError):
+        return found.name  # it cannot be read, and will be refused
 
 
 def _number(text: str) -> int:

@@ -58,7 +58,10 @@ def require(lake: Lake) -> None:
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on a terminal's stderr: the block calls ``tell(what, done, total)``, and each `what` gets a bar."""
+    """Progress bars on a terminal's stderr: the block calls ``tell(what, done, total)``, and each `what` gets a bar.
+
+    A total of 0 is one that is not known yet.
+    """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -69,8 +72,8 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
 
         def tell(what: str, done: int, total: int) -> None:
             if what not in names:
-                names[what] = progress.add_task(what, total=total)
-            progress.update(names[what], completed=done, total=total)
+                names[what] = progress.add_task(what, total=total or None)
+            progress.update(names[what], completed=done, total=total or None)
 
         yield tell
 

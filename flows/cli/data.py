@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from store.lake import Lake
 
 SECONDS = click.FloatRange(min=0)
+NAMED = 20  # of recordings that failed; `palimpsest sql "FROM quarantine"` names all
 NOTES = {
     "relabelled": "samples have another label, domain, arrival or split now",
     "duplicates": "recordings have the bytes of another one",
@@ -81,6 +82,7 @@ def ingest(
     from flows.watch import watch as run_watch
 
     if watch:
+        click.echo("watching; Ctrl-C ends it after the batch that is under way", err=True)
         if retry_quarantined:
             raise click.UsageError("--watch would try what is in quarantine again and again: retry it without")
         with stopped_by_signals() as stop:
@@ -103,7 +105,7 @@ def ingest(
             dataset,
             retry_quarantined=retry_quarantined,
             settle_s=settle_s,
-            progress=lambda done, total: tell("recordings", done, total),
+            progress=lambda done, total: tell("recordings" if total else "looking", done, total),
             **options,
         )
     _tell(summary)
@@ -145,6 +147,9 @@ def add(lake: Lake, dataset: str, manifest: Path) -> None:
 
 
 def _name(what: str, faults: Iterable[tuple[str, str]]) -> None:
-    for name, reason in faults:
+    faults = list(faults)
+    for name, reason in faults[:NAMED]:
         told = f"  {what} {name}: {reason}"  # a file's name may hold what a terminal obeys
         click.echo("".join(c if c.isprintable() else repr(c)[1:-1] for c in told))
+    if len(faults) > NAMED:
+        click.echo(f"  and {len(faults) - NAMED:,} more; all that went to quarantine: palimpsest sql 'FROM quarantine'")

@@ -40,6 +40,7 @@ from store.types import PalimpsestError, Seconds, slug
 P = ParamSpec("P")
 Runner = Literal["processes", "threads", "dask"]
 PROGRESS_EVERY: Seconds = 2.0
+NAMED = 100  # of recordings that failed
 
 
 @task(
@@ -120,12 +121,13 @@ def ingest(
         retry_quarantined=retry_quarantined,
         shards=shards,
         settle_s=settle_s,
-        progress=lambda done, total: tell("recordings", done, total),
+        progress=lambda done, total: tell("recordings" if total else "looking", done, total),
         run=lambda batches: _build(batches, runner, workers, dask),
     )
     rows = [f"| {name} | {value} |" for name, value in asdict(summary).items() if name != "quarantined"]
     reasons = [f"- `{name}`: {reason}" for name, reason in summary.quarantined]
-    text = ["| | |", "|---|---|", *rows, *(["", "In quarantine now:", "", *reasons] if reasons else [])]
+    text = ["| | |", "|---|---|", *rows, *(["", "In quarantine now:", "", *reasons[:NAMED]] if reasons else [])]
+    text += [f"- and {len(reasons) - NAMED:,} more"] if len(reasons) > NAMED else []
     create_markdown_artifact("\n".join(text), key=_key("ingest", summary.dataset), description="What ingest did")
     message = f"{summary.recordings} recordings ingested as {summary.samples} samples, {summary.known} there already"
     return Completed(message=message + (f", {len(reasons)} quarantined" if reasons else ""))
@@ -292,9 +294,10 @@ def _progress(title: str) -> Callable[[str, int, int], None]:
         if what != step:
             step = what
             logger.info("%s: %s", title, what)
-        if done >= total or time.monotonic() - moved > PROGRESS_EVERY:
+        if done == total or time.monotonic() - moved > PROGRESS_EVERY:
             moved = time.monotonic()
-            update_progress_artifact(artifact, 100 * done / max(total, 1), description=f"{title}: {what}")
+            share = 100 * done / total if total else 0.0
+            update_progress_artifact(artifact, share, description=f"{title}: {what}")
 
     return tell
 

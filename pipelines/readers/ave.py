@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.readers import require
-from store.types import Clip, Modality, PalimpsestError, Recording, Seconds, Split, Track
+from pipelines.readers.tables import lines, understood
+from store.types import Clip, Modality, Recording, Seconds, Split, Track
 
 LISTS = {Split.TRAIN: "trainSet.txt", Split.VAL: "valSet.txt", Split.TEST: "testSet.txt"}
 LENGTH: Seconds = 10.0
@@ -52,14 +53,18 @@ class Ave:
     def recordings(self, source: Path) -> Iterator[Recording]:
         """One recording a video, in the order of Annotations.txt; its events are clips with labels of their own.
 
+        A row that cannot be understood has a recording with a `fault`, before those of the videos.
+
         Raises:
-            PalimpsestError: there is neither Annotations.txt nor a list, or a row of one cannot be understood.
+            PalimpsestError: there is neither Annotations.txt nor a list, or the first row of one makes no sense.
         """
-        lists = {split: list(_events(source / name)) for split, name in LISTS.items() if (source / name).is_file()}
+        faults: list[Recording] = []
+        lists = {split: _events(source / name, faults) for split, name in LISTS.items() if (source / name).is_file()}
         table = source / "Annotations.txt"
         if not lists:
             require(table, "an AVE folder holds Annotations.txt, its lists and AVE/")
-        rows = list(_events(table)) if table.is_file() else []
+        rows = _events(table, faults) if table.is_file() else []
+        yield from faults
         splits = {event.video: split for split, listed in lists.items() for event in listed}
         first = [event for split, listed in lists.items() for event in listed if splits[event.video] == split]
         events: dict[str, dict[Event, None]] = {}  # in order, the same one once
@@ -89,19 +94,20 @@ def _tracks(source: Path, video: str) -> dict[Modality, Track]:
     return {Modality.VIDEO: Track(stills, rate_hz=STILLS_HZ), Modality.AUDIO: Track(sound)}
 
 
-def _events(path: Path) -> Iterator[Event]:
-    """The events of one list, which may begin with a header line; a category may hold any character, even an &."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip() or (number == 1 and line.startswith("Category&")):
-                continue
-            try:
-                category, video, _, start, end = line.strip().rsplit("&", 4)
-                event = Event(category, video, int(start), int(end))
-            except ValueError as error:
-                raise PalimpsestError(
-                    f"{path} line {number} is {line.strip()[:120]!r}; it must be Category&VideoID&Quality&Start&End, "
-                    "the last two in whole seconds"
-                ) from error
-            if event.end_s != event.start_s:
-                yield event
+def _events(path: Path, faults: list[Recording]) -> list[Event]:
+    """The events of one list, which may begin with a header line; what is none of them is added to `faults`."""
+    found = list(lines(path))
+    headed = bool(found) and found[0][1].startswith("Category&")
+    wanted = "Category&VideoID&Quality&Start&End, the last two in whole seconds"
+    events = []
+    for one in understood(path, found[headed:], _event, wanted, headed=headed):
+        if isinstance(one, Recording):
+            faults.append(one)
+        elif one.end_s != one.start_s:
+            events.append(one)
+    return events
+
+
+def _event(_: int, line: str) -> Event:
+    category, video, _quality, start, end = line.rsplit("&", 4)  # a category may hold any character, even an &
+    return Event(category, video, int(start), int(end))

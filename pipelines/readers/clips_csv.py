@@ -9,10 +9,11 @@ from pathlib import Path, PurePath
 
 from pipelines.readers import require
 from pipelines.readers.splits import PARTS, split_of
-from pipelines.readers.tables import rows
+from pipelines.readers.tables import named_rows, rows, understood
 from store.types import Modality, PalimpsestError, Recording, Track
 
 SOUNDS = (".wav", ".flac")
+COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")  # of Kinetics
 SUFFIXES = (".mp4", ".mkv", ".webm", *SOUNDS)
 
 
@@ -28,30 +29,29 @@ class VggSound:
     version = 1
 
     def recordings(self, source: Path) -> Iterator[Recording]:
-        """One recording a row; one whose clip was never fetched is found missing.
+        """One recording a row; one whose clip was never fetched is found missing, a line that is no row has a `fault`.
 
         Raises:
-            PalimpsestError: there is no table, or a line of it is no such row.
+            PalimpsestError: there is no table, or its first line is no such row.
         """
         table = require(source / "vggsound.csv", "VGGSound's table")
         places = _places(source)
-        for number, row in rows(table):
-            try:
-                video, start, label, part = row
-                stem = f"{video}_{int(float(start)):06d}"
-            except (ValueError, OverflowError) as error:
-                raise PalimpsestError(f"{table} line {number} is {row}; it must be: id,start,label,split") from error
-            path = places.get(stem, f"{stem}.mp4")
-            yield _recording(table, number, stem, path, video, label, part, ("train", "test"))
+
+        def read(_: int, row: list[str]) -> Recording:
+            video, start, label, part = row
+            stem = f"{video}_{int(float(start)):06d}"
+            return _recording(stem, places.get(stem, f"{stem}.mp4"), video, label, part, ("train", "test"))
+
+        yield from understood(table, rows(table), read, f"id,start,label,split, the last of {', '.join(PARTS)}")
 
 
 @dataclass(frozen=True)
 class Kinetics:
     """Clips ``<split>/<label>/<id>_<start>_<end>.mp4``, times in 6 digits, and tables ``*.csv``.
 
-    Columns are label, youtube_id, time_start, time_end, split, with a header or without. Rows without a label, as in
-    the test part, are left out. Without test rows val is tested; a tenth of the training videos is held out as val
-    where there is none to choose by.
+    Columns are label, youtube_id, time_start, time_end, split, in any order below a header. Tables without the first
+    two and rows without a label, as in the test part, are left out. Without test rows val is tested; a tenth of the
+    training videos is held out as val where there is none to choose by.
     """
 
     name = "kinetics"
@@ -60,33 +60,37 @@ class Kinetics:
     def recordings(self, source: Path) -> Iterator[Recording]:
         """One recording a row, tables by name; one whose clip was never fetched is found missing.
 
+        A row that cannot be understood has a `fault`.
+
         Raises:
-            PalimpsestError: there is no table, or a line of it is no such row.
+            PalimpsestError: there is no table, or one lacks times or split.
         """
-        tables = sorted(source.glob("*.csv"))
+        headers = {table: next(rows(table), (0, []))[1] for table in sorted(source.glob("*.csv"))}
+        tables = [table for table, header in headers.items() if {"label", "youtube_id"} <= {*header}]
         if not tables:
-            raise PalimpsestError(f"no csv file in {source}: Kinetics lists its clips in train.csv, val.csv, test.csv")
-        parts = {row[4] for table in tables for _, row in rows(table) if row[0] and row[4:5] and row[4] in PARTS}
+            raise PalimpsestError(
+                f"no csv file with columns label and youtube_id in {source}: "
+                "Kinetics lists its clips in train.csv, val.csv, test.csv"
+            )
+        every = (row for table in tables for _, row in named_rows(table, COLUMNS))
+        parts = {row["split"] for row in every if row and row["label"] and row["split"] in PARTS}
         places = _places(source)
+
+        def read(_: int, row: dict[str, str]) -> Recording | None:
+            if row and not row["label"]:
+                return None
+            label, video, start, end, part = (row.get(column, "") for column in COLUMNS)
+            stem = f"{video}_{int(float(start)):06d}_{int(float(end)):06d}"
+            return _recording(stem, places.get(stem, f"{part}/{label}/{stem}.mp4"), video, label, part, parts)
+
+        wanted = f"{','.join(COLUMNS)}, the last of {', '.join(PARTS)}"
         for table in tables:
-            for number, row in rows(table):
-                if row[:2] == ["label", "youtube_id"] or row[0] == "":
-                    continue
-                try:
-                    label, video, start, end, part = row[:5]
-                    stem = f"{video}_{int(float(start)):06d}_{int(float(end)):06d}"
-                except (ValueError, OverflowError) as error:
-                    columns = "label,youtube_id,time_start,time_end,split"
-                    raise PalimpsestError(f"{table} line {number} is {row}; it must be: {columns}") from error
-                path = places.get(stem, f"{part}/{label}/{stem}.mp4")
-                yield _recording(table, number, stem, path, video, label, part, parts)
+            yield from understood(table, named_rows(table, COLUMNS), read, wanted, headed=True)
 
 
-def _recording(
-    table: Path, number: int, stem: str, path: str, video: str, label: str, part: str, parts: Collection[str]
-) -> Recording:
-    if part not in PARTS or not label or PurePath(stem).name != stem:
-        raise PalimpsestError(f"{table} line {number} needs a video id, a label, and a split: {', '.join(PARTS)}")
+def _recording(stem: str, path: str, video: str, label: str, part: str, parts: Collection[str]) -> Recording:
+    if part not in PARTS or not video or not label or PurePath(stem).name != stem:
+        raise ValueError
     modality = Modality.AUDIO if path.endswith(SOUNDS) else Modality.VIDEO
     split = split_of(part, parts, video)
     return Recording(stem, {modality: Track(Path(path))}, (), labels=(label,), split=split, group=video)

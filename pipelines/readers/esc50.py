@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipelines.readers import require
-from pipelines.readers.tables import rows
-from store.types import Modality, PalimpsestError, Recording, Split, Track
+from pipelines.readers.tables import named_rows, understood
+from store.types import Modality, Recording, Split, Track
 
 COLUMNS = ("filename", "fold", "category", "esc10", "src_file")
 
@@ -32,30 +32,27 @@ class Esc50:
             raise ValueError(f"fold is {self.fold!r}; it must be 1 to 5")
 
     def recordings(self, source: Path) -> Iterator[Recording]:
-        """One recording a sound, in the order of the table.
+        """One recording a sound, in the order of the table; a row that lacks a cell has a `fault`.
 
         Raises:
-            PalimpsestError: the table or one of its columns is missing, or a row lacks a cell.
+            PalimpsestError: the table or one of its columns is missing.
         """
-        splits = {str(self.fold): Split.TEST, str(self.fold % 5 + 1): Split.VAL}
         table = require(source / "meta" / "esc50.csv", "ESC-50's table")
-        header: list[str] = []
-        for number, cells in rows(table):
-            if not header:
-                header = cells
-                if missing := [column for column in COLUMNS if column not in header]:
-                    raise PalimpsestError(f"{table} has no column {', '.join(missing)}")
-                continue
-            row = dict.fromkeys(header, "") | dict(zip(header, cells, strict=False))
-            path = PurePosixPath(row["filename"])
-            if len(path.parts) != 1 or row["fold"] not in ("1", "2", "3", "4", "5") or not row["category"]:
-                raise PalimpsestError(f"{table} line {number} must name a file, one of the folds 1-5 and a category")
-            if row["esc10"] == "True" or not self.esc10:
-                yield Recording(
-                    path.stem,
-                    {Modality.AUDIO: Track(Path("audio", path))},
-                    (),
-                    labels=(row["category"],),
-                    split=splits.get(row["fold"], Split.TRAIN),
-                    group=row["src_file"],
-                )
+        wanted = "a file, one of the folds 1-5 and a category"
+        yield from understood(table, named_rows(table, COLUMNS), self._recording, wanted, headed=True)
+
+    def _recording(self, _: int, row: dict[str, str]) -> Recording | None:
+        name, fold, category, esc10, group = (row.get(column, "") for column in COLUMNS)
+        path = PurePosixPath(name)
+        if len(path.parts) != 1 or fold not in ("1", "2", "3", "4", "5") or not category:
+            raise ValueError
+        if self.esc10 and esc10 != "True":
+            return None
+        return Recording(
+            path.stem,
+            {Modality.AUDIO: Track(Path("audio", path))},
+            (),
+            labels=(category,),
+            split={self.fold: Split.TEST, self.fold % 5 + 1: Split.VAL}.get(int(fold), Split.TRAIN),
+            group=group,
+        )

@@ -82,7 +82,7 @@ def _found(source: Path, part: str) -> Iterator[Path]:
 
 def _listed(source: Path, part: str) -> Iterator[Path]:
     """The images of a list; of a path that begins elsewhere, class and name count."""
-    with open(source / f"{part}.txt", encoding="utf-8-sig") as file:
+    with open(source / f"{part}.txt", encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if not (row := re.sub(r"\s+\d+$", "", line.strip())):
                 continue

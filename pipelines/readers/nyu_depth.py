@@ -43,7 +43,8 @@ class NyuDepth:
         parts = [part for part in PARTS if (source / root / part).is_dir()]
         if not parts:
             raise PalimpsestError(
-                f"no train/ in {source / root}: views lie in {{train,val}}/<scene>_<nnnn>/<frame>/{{rgb.png,depth.png}}"
+                f"no train/ in {source / root}: views lie in [raw_data/]{{train,val}}/<scene>_<nnnn>/<frame>/"
+                "{rgb.png,depth.png}; nyu_depth_v2_labeled.mat is not read"
             )
         for part in parts:
             for room in _folders(source / root / part):

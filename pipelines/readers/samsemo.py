@@ -9,10 +9,10 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pipelines.readers import require
-from store.types import Clip, Modality, PalimpsestError, Recording, Split, Track
+from pipelines.readers.tables import named_rows, understood
+from store.types import Clip, Modality, Recording, Split, Track
 
 SPLITS = {"train": Split.TRAIN, "valid": Split.VAL, "test": Split.TEST}
 COLUMNS = ("utterance_id", "language", "aggregated_emotions", "transcript")
@@ -51,15 +51,23 @@ class Samsemo:
     def recordings(self, source: Path) -> Iterator[Recording]:
         """One recording an utterance, in the order of samsemo.tsv; its domain is the language, its group the film.
 
+        A row that names no utterance or no language has a `fault`.
+
         Raises:
-            PalimpsestError: the table or one of its columns is missing, or a row names no utterance or no language.
+            PalimpsestError: the table or one of its columns is missing.
         """
         table = require(source / "samsemo.tsv", "SAMSEMO's table lies at the root of its folder")
         splits = _splits(source) if self.splits == "official" else {}
         films = {_film(name): split for name, split in splits.items()}
         places = _places(source)
         seen: set[str] = set()
-        for row in _rows(table):
+        # Quoted CSV where all of the table is that, and otherwise quotation marks as they are.
+        quoting = csv.QUOTE_MINIMAL if _quoted(table) else csv.QUOTE_NONE
+        found = named_rows(table, COLUMNS, delimiter="\t", quoting=quoting)
+        for row in understood(table, found, _named, "an utterance_id, a language and their cells", headed=True):
+            if isinstance(row, Recording):
+                yield row
+                continue
             name, language = row["utterance_id"], row["language"].upper()
             emotions = self._emotions(row["aggregated_emotions"])
             if name in seen or (self.among != "any" and not emotions):
@@ -94,20 +102,10 @@ def _film(utterance: str) -> str:
     return utterance.rsplit("_", 1)[0]
 
 
-def _rows(table: Path) -> Iterator[dict[str, str]]:
-    """The table's rows, read as quoted CSV where all of it is that, and otherwise with quotation marks as they are."""
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if _quoted(table) else csv.QUOTE_NONE
-    with open(table, encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=quoting, restval="")
-        try:
-            if missing := [column for column in COLUMNS if column not in (rows.fieldnames or ())]:
-                raise PalimpsestError(f"{table} has no column {', '.join(missing)}")
-            for row in rows:
-                if empty := [column for column in COLUMNS[:2] if not row[column]]:
-                    raise PalimpsestError(f"{table} line {rows.line_num} has no {' and no '.join(empty)}")
-                yield row
-        except csv.Error as error:
-            raise PalimpsestError(f"{table} cannot be read after line {rows.line_num}: {error}") from error
+def _named(_: int, row: dict[str, str]) -> dict[str, str]:
+    if not row or not row["utterance_id"] or not row["language"]:
+        raise ValueError
+    return row
 
 
 def _quoted(table: Path) -> bool:

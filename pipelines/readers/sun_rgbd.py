@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from pipelines.media.stills import SUFFIXES
 from pipelines.readers import draw_split
 from store.types import Modality, PalimpsestError, Recording, Split, Track
 
@@ -57,7 +58,7 @@ class SunRgbd:
             if not scene or (self.scenes == "common" and scene not in SCENES):
                 continue
             depths = ("depth_bfx", "depth") if self.filled else ("depth",)
-            found = {Modality.IMAGE: _first(place, "image"), Modality.DEPTH: _first(place, *depths)}
+            found = {Modality.IMAGE: _first(place, SUFFIXES, "image"), Modality.DEPTH: _first(place, {".png"}, *depths)}
             room = view.parent if "sun3ddata" in view.parts else view  # there, views are frames of one film
             drawn = official.get(view.as_posix(), Split.TRAIN) if official else draw_split(room.as_posix())
             yield Recording(
@@ -71,10 +72,12 @@ class SunRgbd:
             )
 
 
-def _first(place: Path, *folders: str) -> str | None:
+def _first(place: Path, suffixes: Collection[str], *folders: str) -> str | None:
     for folder in folders:
-        if (place / folder).is_dir() and (files := sorted(os.listdir(place / folder))):
-            return f"{folder}/{files[0]}"
+        files = sorted(os.listdir(place / folder)) if (place / folder).is_dir() else []
+        for file in files:
+            if file[0] != "." and os.path.splitext(file)[1].lower() in suffixes:
+                return f"{folder}/{file}"
     return None
 
 
@@ -86,7 +89,7 @@ def _official(table: Path) -> dict[str, Split]:
         lists = import_module("scipy.io").loadmat(table)
     except ImportError as error:
         raise PalimpsestError(
-            f"{table} is a MATLAB file: install scipy (pip install scipy) to read SUN RGB-D's official split, "
+            f"{table} is a MATLAB file: pip install 'palimpsest[depth]' to read SUN RGB-D's official split, "
             "or move it away to have one drawn"
         ) from error
     except Exception as error:  # scipy raises what its parts do, on a damaged file

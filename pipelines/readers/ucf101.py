@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.readers import require
 from pipelines.readers.splits import PARTS, split_of
+from pipelines.readers.tables import lines
 from store.types import Modality, PalimpsestError, Recording, Split, Track
 
 
@@ -55,19 +56,15 @@ class Ucf101:
 
     def _listed(self, source: Path, part: str) -> Iterator[PurePosixPath]:
         lists = source / "ucfTrainTestlist"
-        listed = require(lists / "classInd.txt", "UCF101's classes").read_text(encoding="utf-8-sig").splitlines()
-        classes = {line.split()[-1] for line in listed if line.strip()}
-        with open(require(lists / f"{part}list0{self.split}.txt", "a split of UCF101"), encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not (row := line.split()):
-                    continue
-                path = PurePosixPath(row[0])
-                if len(path.parts) != 2 or path.parts[0] not in classes:
-                    raise PalimpsestError(
-                        f"{file.name} line {number} is {line.strip()!r}; it must be <Class>/<film>.avi, "
-                        "its class one of classInd.txt"
-                    )
-                yield path
+        classes = {line.split()[-1] for _, line in lines(require(lists / "classInd.txt", "UCF101's classes"))}
+        listed = require(lists / f"{part}list0{self.split}.txt", "a split of UCF101")
+        for number, line in lines(listed):
+            path = PurePosixPath(line.split()[0])
+            if len(path.parts) != 2 or path.parts[0] not in classes:
+                raise PalimpsestError(
+                    f"{listed} line {number} is {line!r}; it must be <Class>/<film>.avi, its class one of classInd.txt"
+                )
+            yield path
 
 
 def _recording(path: Path, split: Split) -> Recording:

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.readers import require
-from store.types import Hertz, Modality, PalimpsestError, Recording, Split, Track
+from pipelines.readers.tables import lines, understood
+from store.types import Hertz, Modality, Recording, Split, Track
 
 RATE: Hertz = 25.0  # of frames and of sensor rows alike
 LISTS = {Split.TRAIN: "train.txt", Split.VAL: "val.txt", Split.TEST: "test.txt"}
+ROW = (
+    "a path such as sensor/1_upstairs/1_upstairs_2020_12_15_15_58_48.csv, or one without its ending, "
+    "the numbers of frames and sensor rows, and the label, which is one less than the folder's number"
+)
 _ROW = re.compile(r"(?P<path>.+?)(?: \d+ \d+)?(?: (?P<label>\d+))?")
 _STEM = re.compile(r"(?P<folder>(?P<number>\d+)_(?P<activity>\w+?))_(?P<day>\d{4}(?:_\d\d){2})(?:_\d\d){3}")
 
@@ -31,15 +36,21 @@ class UestcMmea:
     def recordings(self, source: Path) -> Iterator[Recording]:
         """One recording a row, by list: train, val, test; a stem in several lists belongs to the last of them.
 
+        A row that cannot be understood or contradicts itself has a recording with a `fault`, before all others.
+
         Raises:
-            PalimpsestError: there is no list, or a row of one cannot be understood or contradicts itself.
+            PalimpsestError: there is no list, or the first row of one is none.
         """
         lists = {split: _list(source, name) for split, name in LISTS.items()}
         if not any(lists.values()):
             require(
                 source / "train.txt", "a UESTC-MMEA-CL folder holds train.txt, val.txt, test.txt, video/ and sensor/"
             )
-        places = {stem: split for split, path in lists.items() for stem in (_stems(path) if path else ())}
+        found = [
+            (one, split) for split, path in lists.items() if path for one in understood(path, lines(path), _stem, ROW)
+        ]
+        yield from (one for one, _ in found if isinstance(one, Recording))
+        places = {one: split for one, split in found if isinstance(one, str)}
         for split in LISTS:
             for stem, place in places.items():
                 if place == split:
@@ -50,24 +61,13 @@ def _list(source: Path, name: str) -> Path | None:
     return next((path for path in (source / name, source / f"mydataset_{name}") if path.is_file()), None)
 
 
-def _stems(path: Path) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if not (line := line.strip()):
-                continue
-            row = _ROW.fullmatch(line)
-            stem = re.split(r"[/\\]", row["path"])[-1].removesuffix(".csv").removesuffix(".mp4") if row else ""
-            name = _STEM.fullmatch(stem)
-            if row is None or name is None:
-                raise PalimpsestError(
-                    f"{path} line {number} is {line[:120]!r}; it must be a path such as "
-                    "sensor/1_upstairs/1_upstairs_2020_12_15_15_58_48.csv, "
-                    "or one without its ending, the numbers of frames and sensor rows, and the label"
-                )
-            expected = int(name["number"]) - 1
-            if row["label"] and int(row["label"]) != expected:
-                raise PalimpsestError(f"{path} line {number} says {row['label']}, but {name['folder']} is {expected}")
-            yield stem
+def _stem(_: int, line: str) -> str:
+    row = _ROW.fullmatch(line)
+    stem = re.split(r"[/\\]", row["path"])[-1].removesuffix(".csv").removesuffix(".mp4") if row else ""
+    name = _STEM.fullmatch(stem)
+    if row is None or name is None or int(row["label"] or int(name["number"]) - 1) != int(name["number"]) - 1:
+        raise ValueError
+    return stem
 
 
 def _recording(source: Path, stem: str, split: Split) -> Recording:

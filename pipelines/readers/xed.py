@@ -27,10 +27,12 @@ class Xed:
     Attributes:
         emotions: `all` of a line's labels, the `first` of them, or only lines with a `single` one.
         part: `projections`, or what was `annotated` by hand (English and Finnish).
+        languages: codes as in the names of the tables; empty for all there are.
     """
 
     emotions: str = "all"
     part: str = "projections"
+    languages: tuple[str, ...] = ()
     name = "xed"
     version = 1
 
@@ -40,16 +42,20 @@ class Xed:
                 f"emotions is {self.emotions!r} and part {self.part!r}; they must be one of "
                 f"{', '.join(CHOICES)} and one of {', '.join(PARTS)}"
             )
+        if isinstance(self.languages, str):
+            raise ValueError(f"languages is {self.languages!r}; it must be a list, such as [{self.languages}]")
+        object.__setattr__(self, "languages", tuple(sorted(self.languages)))  # a recipe gives a list
 
     def recordings(self, source: Path) -> Iterator[Recording]:
         """One recording a sentence, by language and line.
 
         Raises:
-            PalimpsestError: there is no such folder.
+            PalimpsestError: there is no such folder, or no table of one of the languages.
         """
         folder, ending = PARTS[self.part]
-        for path in sorted(require(source / folder, "XED's tables").glob(f"*-{ending}.tsv")):
-            language = path.name.split("-")[0]
+        tables = sorted(require(source / folder, "XED's tables").glob(f"*-{ending}.tsv"))
+        for language in self.languages or [path.name.removesuffix(f"-{ending}.tsv") for path in tables]:
+            path = require(source / folder / f"{language}-{ending}.tsv", "the recipe names its language")
             rows = [row for row in _rows(path) if self.emotions != "single" or len(row[2]) == 1]
             for place, (number, sentence, labels) in enumerate(rows):
                 yield Recording(

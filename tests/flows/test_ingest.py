@@ -78,3 +78,11 @@ def test_a_name_that_leads_out_of_the_lake_is_refused(lake, source):
 def test_without_a_folder_it_says_what_to_do(lake, options, message):
     with pytest.raises(PalimpsestError, match=message):
         ingest(lake, "folder", **options)
+
+
+def test_a_slip_of_the_hand_is_not_remembered(lake, source, tmp_path):
+    ingest(lake, "folder", source=source, workers=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PalimpsestError, match="nor any media file"):
+        ingest(lake, "folder", source=tmp_path / "empty", workers=1)
+    assert get_source(lake, "folder") == source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -114,8 +113,17 @@ def test_stills_and_sound_stand_for_a_video(source):
 
 @pytest.mark.parametrize("row", ["Bark&aaaaaaaaaaa&good&0", "Bark&aaaaaaaaaaa&good&zero&10", "Bark aaaaaaaaaaa"])
 def test_a_row_that_cannot_be_understood_is_named(source, row):
-    (source / "valSet.txt").write_text(f"Cat&ddddddddddd&good&0&10\n{row}\n")
-    with pytest.raises(PalimpsestError, match=f"valSet.txt line 2 is '{re.escape(row)}'; it must be Category&VideoID"):
+    (source / "valSet.txt").write_text(f"Cat&ddddddddddd&good&0&10\n{row}\nDog&eeeeeeeeeee&good&0&10\n")
+    (source / "Annotations.txt").write_text(TABLE.replace("Church", f"{row}\nChurch", 1))
+    found = read(source)
+    assert found["valSet.txt line 2"].fault.startswith(f"valSet.txt line 2 is {row!r}; it must be Category&VideoID")
+    assert {name for name, one in found.items() if one.fault} == {"valSet.txt line 2", "Annotations.txt line 2"}
+    assert found["eeeeeeeeeee"].split == found["ddddddddddd"].split == Split.VAL and len(found) == 7
+
+
+def test_a_first_row_that_makes_no_sense_is_another_list(source):
+    (source / "valSet.txt").write_text("a list of something else\nCat&ddddddddddd&good&0&10\n")
+    with pytest.raises(PalimpsestError, match="valSet.txt line 1 is 'a list of something else'; it must be Category&"):
         read(source)
 
 

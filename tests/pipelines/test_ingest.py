@@ -481,3 +481,80 @@ def test_a_flipped_bit_is_caught_where_the_source_lists_checksums(lake, talks, n
     ]
     (talks / "3.wav").write_bytes(whole)
     assert run(lake, talks).recordings == 1
+
+
+def test_a_lost_shard_comes_back_whole_or_its_recordings_in_another(lake, talks, small_batches):
+    run(lake, talks)
+    lost = sorted((lake.root / "shards" / "talks").iterdir())[0]
+    (row,) = [row for row in table(lake, "batches") if lost.name.endswith(f"-{row['batch']}.tar")]
+    away = next(one["name"] for one in table(lake, "recordings") if one["recording"] == row["recordings"][0])
+    lost.unlink()
+    (talks / away).rename(talks / "away")
+    run(lake, talks)
+    (talks / "away").rename(talks / away)
+    run(lake, talks)
+    assert len(read_samples(lake)) == 10
+    assert run(lake, talks).known == 10
+
+
+def test_a_touched_file_is_tried_again(lake, talks, monkeypatch):
+    cut = pipelines.ingest.cut_all
+
+    def touching(recording, *args, **options):
+        yield from cut(recording, *args, **options)
+        if recording.name == "3.wav":
+            os.utime(talks / "3.wav", (1, 1))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipelines.ingest, "cut_all", touching)
+        ((name, reason),) = run(lake, talks).quarantined
+    assert (name, "changed while they were read" in reason) == ("3.wav", True)
+    assert run(lake, talks).recordings == 1
+
+
+def test_an_end_that_is_too_short_is_not_cut_again_and_again(lake, talks, make_sound):
+    make_sound(talks / "long.wav", seconds=2.0)
+    manifest(talks, "long.wav,a,0,1", "long.wav,b,1.8,", columns="audio,label,start_s,end_s")
+    format = ClipFormat(min_s=0.5)
+    assert run(lake, talks, format=format).samples == 1
+    again = run(lake, talks, format=format)
+    assert (again.samples, again.known, again.quarantined) == (0, 1, ())
+
+
+def test_a_file_that_has_only_begun_to_arrive_is_no_failure(lake, talks):
+    (talks / "0.wav").write_bytes(b"")
+    (talks / "c.zip").write_bytes(b"PK half")
+    manifest(talks, "0.wav,a", "c.zip/1.wav,a", columns="audio,label")
+    summary = run(lake, talks, settle_s=3600)
+    assert (summary.arriving, summary.quarantined) == (2, ())
+
+
+def test_bytes_that_are_no_unicode_cost_their_recording_alone(lake, talks):
+    class Odd:
+        name, version = "odd", 1
+
+        def recordings(self, source):
+            yield Recording("a", {Modality.AUDIO: Track(Path("1.wav"))}, (), labels=("caf\udce9",))
+            yield Recording("b", {Modality.AUDIO: Track(Path("2.wav"))}, (), labels=("dog",))
+
+    summary = ingest(lake, Odd(), talks, format=FORMAT, dataset="talks")
+    assert (summary.recordings, [name for name, _ in summary.quarantined]) == (1, ["a"])
+
+
+def test_a_damaged_cache_of_identities_is_made_again(lake, talks):
+    run(lake, talks)
+    (cache,) = (lake.cache / "identities").iterdir()
+    data = cache.read_bytes()
+    cache.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
+    assert run(lake, talks).known == 10
+
+
+def test_a_folder_without_any_recording_is_taken_for_the_wrong_one(lake, talks):
+    class Blind:
+        name, version = "blind", 1
+
+        def recordings(self, source):
+            return iter(())
+
+    with pytest.raises(PalimpsestError, match="is this the right folder"):
+        ingest(lake, Blind(), talks, format=FORMAT, dataset="talks")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import struct
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flows.recipe import load_recipe
 from pipelines.readers import reader
 from store.types import Modality, PalimpsestError, Split
 
@@ -24,6 +26,10 @@ def touch(path: Path, text: str = "") -> Path:
 
 def path_of(recording, modality):
     return recording.tracks[modality].path.as_posix()
+
+
+def faults(found):
+    return {one.name: one.fault for one in found if one.fault}
 
 
 def splits(found):
@@ -77,6 +83,11 @@ class TestImageFolder:
         with pytest.raises(PalimpsestError, match=f"{path} line 2 is '{row[:-2]}'; it must be a path"):
             list(reader("image-folder").recordings(tmp_path))
 
+    def test_a_list_need_not_be_utf_8(self, tmp_path):
+        touch(tmp_path / "n01" / "a_1.jpg")
+        (tmp_path / "train.txt").write_bytes(b"n01/a_1.jpg 0\nn01/caf\xe9.jpg 0\n")
+        assert list(splits(reader("image-folder").recordings(tmp_path))) == ["n01/a_1.jpg", "n01/caf\ufffd.jpg"]
+
     def test_two_classes_of_one_name_stay_two(self, tmp_path):
         touch(tmp_path / "classes.txt", "n01 crane\nn02 crane\nn03 heron\n")
         for wnid in ("n01", "n02", "n03"):
@@ -118,6 +129,12 @@ class TestUcf101:
         with pytest.raises(PalimpsestError, match=f"{path} line 2 is 'Skiing/v_b_g01_c01.avi'; it must be <Class>"):
             list(reader("ucf101").recordings(source))
 
+    @pytest.mark.parametrize("name", ["classInd.txt", "testlist01.txt"])
+    def test_lists_need_not_be_utf_8(self, source, name):
+        path = source / "ucfTrainTestlist" / name
+        path.write_bytes(path.read_bytes() + b"Archery/v_Archery_\xe9_g01_c01.avi\n")
+        assert len(list(reader("ucf101").recordings(source))) == 50 + (name == "testlist01.txt")
+
     def test_the_copy_with_folders_for_parts(self, tmp_path):
         for part in ("train", "val", "test"):
             touch(tmp_path / part / "YoYo" / f"v_YoYo_{part}.avi")
@@ -129,6 +146,10 @@ class TestUcf101:
             reader("ucf101", split=4)
         with pytest.raises(PalimpsestError, match="no ucfTrainTestlist/ and no train/ in"):
             list(reader("ucf101").recordings(tmp_path))
+
+    def test_the_recipe_cuts_its_101_classes_evenly(self):
+        per_task = load_recipe("ucf101").stream.per_task
+        assert per_task - 101 % per_task <= 1
 
 
 class TestEsc50:
@@ -154,11 +175,21 @@ class TestEsc50:
     def test_the_ten_alone(self, source):
         assert {one.labels for one in reader("esc50", esc10=True).recordings(source)} == {("dog",)}
 
-    @pytest.mark.parametrize("row", ["../x.wav,1,0,dog,True,1,A", "x.wav,6,0,dog,True,1,A", "x.wav,1"])
-    def test_a_wrong_row_is_named(self, source, row):
+    @pytest.mark.parametrize(
+        "row",
+        ["../x.wav,1,0,dog,True,1,A", "x.wav,6,0,dog,True,1,A", "x.wav,1", f"x.wav,1,0,{'x' * 200_000},True,1,A"],
+    )
+    def test_a_wrong_row_is_named_and_costs_no_other(self, source, row):
         path = source / "meta" / "esc50.csv"
-        path.write_text(path.read_text().splitlines()[0] + f"\n{row}\n")
-        with pytest.raises(PalimpsestError, match=f"{path} line 2 must name a file, one of the folds"):
+        header, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([header, row, *rows]))
+        found = list(reader("esc50").recordings(source))
+        assert len(found) == 11 and list(faults(found)) == ["esc50.csv line 2"]
+        assert faults(found)["esc50.csv line 2"].endswith("it must be a file, one of the folds 1-5 and a category")
+
+    def test_another_table_is_refused(self, source):
+        path = touch(source / "meta" / "esc50.csv", "filename,target\nx.wav,1\n")
+        with pytest.raises(PalimpsestError, match=f"{path} has no column fold, category, esc10, src_file"):
             list(reader("esc50").recordings(source))
 
 
@@ -184,9 +215,16 @@ class TestClips:
         assert 10 < sum(one.split == Split.VAL for one in found) < 80
 
     @pytest.mark.parametrize("row", ["a,b", "a,soon,owl,train", "a,1,owl,dev", "../a,1,owl,train", "a,1,,train"])
-    def test_a_wrong_row_is_named(self, tmp_path, row):
-        path = touch(tmp_path / "vggsound.csv", f"ok,1,owl,train\n{row}\n")
-        with pytest.raises(PalimpsestError, match=f"{path} line 2"):
+    def test_a_wrong_row_is_named_and_costs_no_other(self, tmp_path, row):
+        touch(tmp_path / "vggsound.csv", f"ok,1,owl,train\n{row}\nfine,2,owl,test\n")
+        ok, wrong, fine = reader("vggsound").recordings(tmp_path)
+        assert (ok.name, wrong.name, fine.name) == ("ok_000001", "vggsound.csv line 2", "fine_000002")
+        assert wrong.fault.startswith(f"vggsound.csv line 2 is {row.split(',')!r}; it must be id,start,label,split")
+        assert not wrong.tracks
+
+    def test_a_first_row_that_makes_no_sense_is_another_table(self, tmp_path):
+        path = touch(tmp_path / "vggsound.csv", "youtube id,from,what,part\nfine,2,owl,test\n")
+        with pytest.raises(PalimpsestError, match=f"{path} line 1 is .*; it must be id,start,label,split"):
             list(reader("vggsound").recordings(tmp_path))
 
     def test_kinetics_leaves_out_what_has_no_label(self, tmp_path):
@@ -203,8 +241,27 @@ class TestClips:
         assert found["ccc_000001_000011"].split == Split.TEST
         assert {one.split for one in found.values()} == set(Split)
 
-    def test_kinetics_without_tables_says_so(self, tmp_path):
-        with pytest.raises(PalimpsestError, match="no csv file in"):
+    def test_kinetics_takes_columns_by_name_and_leaves_out_other_tables(self, tmp_path):
+        touch(tmp_path / "train.csv", "split,label,youtube_id,time_start,time_end,is_cc\ntrain,yoga,aaa,4,14,0\n")
+        touch(tmp_path / "test.csv", "youtube_id,time_start,time_end,split\nddd,1,11,test\n")
+        touch(tmp_path / "kinetics_400_labels.csv", "id,name\n0,yoga\n")
+        touch(tmp_path / "empty.csv")
+        (only,) = reader("kinetics").recordings(tmp_path)
+        assert (only.name, only.labels) == ("aaa_000004_000014", ("yoga",))
+        assert path_of(only, VIDEO) == "train/yoga/aaa_000004_000014.mp4"
+
+    @pytest.mark.parametrize("row", ["yoga,bbb,soon,14,train", "yoga,bbb,4,14,dev", "yoga,bbb", "yoga,,4,14,train"])
+    def test_a_wrong_row_of_kinetics_is_named_and_costs_no_other(self, tmp_path, row):
+        touch(tmp_path / "train.csv", f"label,youtube_id,time_start,time_end,split\n{row}\nyoga,aaa,4,14,train\n")
+        wrong, fine = reader("kinetics").recordings(tmp_path)
+        assert (wrong.name, fine.name) == ("train.csv line 2", "aaa_000004_000014")
+        assert "it must be label,youtube_id,time_start,time_end,split" in wrong.fault
+
+    @pytest.mark.parametrize("text", [None, "id,name\n0,yoga\n"])
+    def test_kinetics_without_tables_says_so(self, tmp_path, text):
+        if text:
+            touch(tmp_path / "kinetics_400_labels.csv", text)
+        with pytest.raises(PalimpsestError, match="no csv file with columns label and youtube_id in"):
             list(reader("kinetics").recordings(tmp_path))
 
 
@@ -229,8 +286,11 @@ class TestNyuDepth:
         labels = [one.labels[0] for one in reader("nyu-depth", classes="ten").recordings(source)]
         assert labels == ["others", "others", "living_room", "home_office"]
 
-    def test_another_folder_says_what_is_expected(self, tmp_path):
-        with pytest.raises(PalimpsestError, match="no train/ in"):
+    @pytest.mark.parametrize("file", ["nyu_depth_v2_labeled.mat", "README"])
+    def test_another_folder_says_what_is_expected(self, tmp_path, file):
+        touch(tmp_path / file)
+        message = "no train/ in .*<scene>_<nnnn>/<frame>/.*; nyu_depth_v2_labeled.mat is not read"
+        with pytest.raises(PalimpsestError, match=message):
             list(reader("nyu-depth").recordings(tmp_path))
 
 
@@ -261,6 +321,16 @@ class TestSunRgbd:
         assert [one.labels[0] for one in found] == ["bedroom", "idk", *["kitchen"] * 5]
         assert path_of(found[0], DEPTH).endswith("/depth/x.png")
 
+    def test_only_pictures_are_taken_for_pictures(self, source):
+        view = source / "SUNRGBD" / "kv1" / "NYUdata" / "NYU0001"
+        for file in ("image/._x.jpg", "image/Thumbs.db", "depth_bfx/.a.png", "depth_bfx/a.mat", "depth_bfx/b.jpg"):
+            touch(view / file)
+        first, *_ = reader("sun-rgbd").recordings(source)
+        assert (first.tracks[IMAGE].path.name, first.tracks[DEPTH].path.name) == ("x.jpg", "x.png")
+        (view / "depth_bfx" / "x.png").unlink()
+        first, *_ = reader("sun-rgbd").recordings(source)
+        assert path_of(first, DEPTH).endswith("/depth/x.png")
+
     def test_the_official_split(self, source):
         scipy = pytest.importorskip("scipy.io")
         table = touch(source / "SUNRGBDtoolbox" / "traintestSUNRGBD" / "allsplit.mat")
@@ -275,7 +345,13 @@ class TestSunRgbd:
 
     def test_an_official_split_that_cannot_be_read_is_not_replaced_in_silence(self, source):
         touch(source / "SUNRGBDtoolbox" / "traintestSUNRGBD" / "allsplit.mat", "no matlab")
-        with pytest.raises(PalimpsestError, match="allsplit.mat (cannot be read|is a MATLAB file: install scipy)"):
+        with pytest.raises(PalimpsestError, match="allsplit.mat (cannot be read|is a MATLAB file)"):
+            list(reader("sun-rgbd").recordings(source))
+
+    def test_without_scipy_the_extra_is_named(self, source, monkeypatch):
+        touch(source / "SUNRGBDtoolbox" / "traintestSUNRGBD" / "allsplit.mat", "matlab")
+        monkeypatch.setitem(sys.modules, "scipy.io", None)
+        with pytest.raises(PalimpsestError, match=r"MATLAB file: pip install 'palimpsest\[depth\]'"):
             list(reader("sun-rgbd").recordings(source))
 
 
@@ -299,11 +375,24 @@ class TestTextCsv:
         assert [one.labels[0] for one in reader("text-csv").recordings(source)] == ["2", "1", "1"]
 
     @pytest.mark.parametrize("row", ['"3","x"', '"0","x"', '"one","x"', '"1",""', '"1"', '"1","' + "x" * 200_000 + '"'])
-    def test_a_wrong_row_is_named(self, source, row):
-        path = source / "test.csv"
-        path.write_text(f'"1","News"\n{row}\n')
-        with pytest.raises(PalimpsestError, match=f"{path} line 2"):
+    def test_a_wrong_row_is_named_and_costs_no_other(self, source, row):
+        (source / "test.csv").write_text(f'"1","News"\n{row}\n"2","More"\n')
+        *_, before, wrong, behind = reader("text-csv").recordings(source)
+        assert (before.name, wrong.name, behind.name) == ("test line 1", "test.csv line 2", "test line 3")
+        assert wrong.fault.startswith("test.csv line 2 is ") and len(wrong.fault) < 300
+        assert wrong.fault.endswith("it must be a label from 1 to 2 and a text")
+
+    @pytest.mark.parametrize(
+        ("text", "line"), [("label,text\n1,News\n", 1), ('"1","News"\n"1","open\n' + "1,x\n" * 40_000, 2)]
+    )
+    def test_a_wrong_table_is_named(self, source, text, line):
+        path = touch(source / "test.csv", text)
+        with pytest.raises(PalimpsestError, match=f"{path} line {line}"):
             list(reader("text-csv").recordings(source))
+
+    def test_names_of_classes_need_not_be_utf_8(self, source):
+        (source / "classes.txt").write_bytes(b"Welt\nCaf\xe9\n")
+        assert next(iter(reader("text-csv").recordings(source))).labels == ("Caf\ufffd",)
 
 
 class TestXed:
@@ -338,6 +427,15 @@ class TestXed:
         first = {one.name: one.labels for one in reader("xed", emotions="first").recordings(source)}
         single = {one.name for one in reader("xed", emotions="single").recordings(source)}
         assert first["de line 1"] == ("anger",) and "de line 1" not in single and "de line 4" in single
+
+    def test_languages_may_be_chosen(self, source):
+        assert {one.domain for one in reader("xed", languages=["es"]).recordings(source)} == {"ES"}
+        with pytest.raises(PalimpsestError, match="no fr-projections.tsv in"):
+            list(reader("xed", languages=["fr", "es"]).recordings(source))
+        with pytest.raises(PalimpsestError, match=r"it must be a list, such as \[es\]"):
+            reader("xed", languages="es")
+        recipe = load_recipe("xed-languages")
+        assert {code.upper() for code in recipe.reader.parameters["languages"]} == set(recipe.stream.order)
 
     def test_what_was_annotated_by_hand(self, source):
         (only,) = reader("xed", part="annotated").recordings(source)

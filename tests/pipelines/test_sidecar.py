@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
+from PIL import Image
 
 from pipelines.clip import ClipFormat
 from pipelines.ingest import ingest
@@ -86,16 +88,56 @@ def test_tracks_and_texts_found_later_join_the_samples_of_their_time(lake, talks
     assert len(keys) == 4
 
 
-def test_adding_the_same_again_does_nothing_and_a_correction_wins(lake, talks):
+def rows(lake: Lake) -> list[dict]:
+    return Ledger(lake).rows("SELECT * EXCLUDE recorded_at FROM sidecars ORDER BY ALL")
+
+
+def test_adding_the_same_again_changes_nothing_and_the_last_correction_wins(lake, talks):
     more = talks / "more.csv"
-    more.write_text("recording,text\n0.wav,frist\n")
-    add(lake, "talks", more)
-    before = shards(lake)
-    assert add(lake, "talks", more).shards == 0
-    assert shards(lake) == before
     more.write_text("recording,text\n0.wav,first\n")
-    assert add(lake, "talks", more).shards == 1
+    add(lake, "talks", more)
+    before = shards(lake), rows(lake)
+    add(lake, "talks", more)
+    assert (shards(lake), rows(lake)) == before
+    more.write_text("recording,text\n0.wav,second\n")
+    add(lake, "talks", more)
+    assert samples(lake)["0.wav", 0].text == "second"
+    more.write_text("recording,text\n0.wav,first\n")
+    add(lake, "talks", more)
     assert samples(lake)["0.wav", 0].text == "first"
+
+
+def test_another_rate_is_a_correction(lake, talks):
+    write_imu(talks / "late.csv", hz=20)
+    for rate, last in ((20, 18), (10, 9)):
+        (talks / "more.csv").write_text(f"recording,imu,imu_rate_hz\n0.wav,late.csv,{rate}\n")
+        add(lake, "talks", talks / "more.csv")
+        assert samples(lake)["0.wav", 0].imu[-1, 0] == pytest.approx(last)
+
+
+def test_pictures_and_depth_join_every_sample_of_the_recording(lake, talks):
+    Image.new("RGB", (9, 7), (200, 0, 0)).save(talks / "still.png")
+    np.save(talks / "near.npy", np.full((6, 8), 1500, np.uint16))
+    (talks / "more.csv").write_text("recording,image,depth\n0.wav,still.png,\n1.wav,,near.npy\n")
+    assert add(lake, "talks", talks / "more.csv").refused == ()
+    found = samples(lake)
+    assert found["0.wav", 1].image is not None
+    assert (found["1.wav", 0].depth == 1500).all()
+
+
+def test_one_recording_under_two_names_gets_both_and_nothing_from_outside_is_read(lake, talks):
+    (identity,) = [row["recording"] for row in Ledger(lake).rows("FROM recordings WHERE name = '0.wav'")]
+    write_imu(talks / "late.csv")
+    write_imu(talks.parent / "outside.csv")
+    os.mkfifo(talks / "pipe.csv")
+    (talks / "more.csv").write_text(
+        f"recording,imu,imu_rate_hz,text\n0.wav,late.csv,10,\n{identity},,,hello\n1.wav,../outside.csv,10,\n"
+        "2.wav,pipe.csv,10,\n"
+    )
+    reasons = dict(add(lake, "talks", talks / "more.csv").refused)
+    assert "leads out of" in reasons["1.wav"]
+    assert "not a regular file" in reasons["2.wav"]
+    assert {"imu", "text"} < set(samples(lake)["0.wav", 0].modalities)
 
 
 def test_what_ends_early_is_missing_where_it_is_missing(lake, talks):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ from store.shards import Entry, read_sample
 from store.types import Modality, PalimpsestError, Split
 
 DOOR, STAIRS = "27_open_close_door_2022_05_05_16_05_51", "1_upstairs_2020_12_15_15_58_48"
+OTHER = STAIRS.replace("_48", "_49")
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,21 @@ def test_what_is_tested_is_not_trained_on(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("sensor/upstairs/one.csv", "line 2 is 'sensor/upstairs/one.csv'; it must be a path such as sensor/1_upstairs"),
-        (f"data/1_upstairs/{STAIRS} 400 401 7", "line 2 says 7, but 1_upstairs is 0"),
+        ("sensor/upstairs/one.csv", "it must be a path such as sensor/1_upstairs"),
+        (f"data/1_upstairs/{STAIRS} 400 401 7", "and the label, which is one less than the folder's number"),
     ],
 )
-def test_a_wrong_row_is_named(tmp_path, row, message):
-    (tmp_path / "train.txt").write_text(f"{DOOR}\n{row}\n")
-    with pytest.raises(PalimpsestError, match=re.escape(message)):
+def test_a_wrong_row_is_named_and_costs_no_other(tmp_path, row, message):
+    (tmp_path / "train.txt").write_text(f"{DOOR}\n{row}\n{OTHER}")
+    found = read(tmp_path)
+    fault = found.pop("train.txt line 2").fault
+    assert fault.startswith(f"train.txt line 2 is {row!r}") and message in fault
+    assert list(found) == [DOOR, OTHER]
+
+
+def test_a_first_row_that_makes_no_sense_is_another_list(tmp_path):
+    (tmp_path / "train.txt").write_text(f"n01/1.jpg 0\n{DOOR}\n")
+    with pytest.raises(PalimpsestError, match="train.txt line 1 is 'n01/1.jpg 0'; it must be a path such as"):
         read(tmp_path)
 
 

@@ -91,3 +91,28 @@ def test_a_dropped_track_is_a_missing_modality(film, drop, left):
 def test_tracks_drop_out_of_a_share_of_the_recordings(talks):
     shifted = [one.shift is not None for one in varied(talks, Variant(drop=(Modality.IMU,), drop_share=0.5))]
     assert 0 < sum(shifted) < len(shifted)
+
+
+def test_more_recordings_make_no_other_of_those_known(talks, make_sound):
+    variant = Variant(name="babble", snr_db=0.0, talkers=2)
+    before = {one.name: one.content_id(talks) for one in varied(talks, variant)}
+    make_sound(talks / "12.wav", seed=12)
+    (talks / "manifest.csv").write_text((talks / "manifest.csv").read_text() + "\n12.wav,a,train")
+    after = {one.name: one.content_id(talks) for one in varied(talks, variant)}
+    assert before.items() <= after.items()
+
+
+def test_a_voice_that_cannot_be_heard_costs_no_one_else(talks):
+    (talks / "0.wav").write_bytes((talks / "0.wav").read_bytes()[:100])
+    (talks / "3.wav").unlink()
+    for one in varied(talks, Variant(snr_db=0.0, talkers=4)):
+        if one.name not in ("0.wav", "3.wav"):
+            assert len(list(cut_all(one, FORMAT, talks))) == 1
+
+
+def test_copies_fall_into_one_split_and_variant(tmp_path, make_sound):
+    for number in range(8):
+        make_sound(tmp_path / f"{number}.wav", seed=number)
+        (tmp_path / f"copy{number}.wav").write_bytes((tmp_path / f"{number}.wav").read_bytes())
+    found = varied(tmp_path, Variant(), Variant(name="dark", light=0.5))
+    assert len({(one.content_id(tmp_path), one.split) for one in found}) == 8
