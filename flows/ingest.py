@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pipelines.ingest
 from flows.recipe import load_recipe
-from flows.source import get_source, set_source
+from flows.source import get_source
 from pipelines.ingest import Built, IngestSummary
 from pipelines.plan import Batch, Progress
 from pipelines.readers import reader
@@ -66,7 +66,7 @@ def ingest(
     if settle_s is not None and folder.is_dir():
         _await_lists(folder, settle_s)
     found = reader(recipe.reader.name, **recipe.reader.parameters)
-    summary = pipelines.ingest.ingest(
+    return pipelines.ingest.ingest(
         lake,
         Varied(found, recipe.variants, recipe.variant_seed) if recipe.variants else found,
         folder,
@@ -81,9 +81,6 @@ def ingest(
         progress=progress,
         run=run,
     )
-    if source is not None:  # one that was read: a slip of the hand is not remembered
-        set_source(lake, name, folder)
-    return summary
 
 
 def _now() -> str:

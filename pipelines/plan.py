@@ -140,7 +140,7 @@ def plan(
         PalimpsestError: `dataset` was ingested with another format or reader.
     """
     digest = format_digest(format, reader)
-    claim = _claim(ledger, dataset, reader, format, digest)
+    claim = _claim(ledger, dataset, reader, source, format, digest)
     shards = ledger.rows("SELECT shard, batch, url FROM shards WHERE dataset = ?", [dataset])
     # A shard that was lost is not finished: its batch is built again. One of nothing but failures has no file.
     there = present(ledger.lake.resolve(row["url"]) for row in shards if row["url"])
@@ -240,18 +240,18 @@ def _settings(thing: Any) -> str:
     return repr([(field.name, _settings(value)) for field, value in values if value != field.default])
 
 
-def _claim(ledger: Ledger, dataset: str, reader: Reader, format: ClipFormat, digest: str) -> list[Row]:
-    """The row, if one is needed, that makes `dataset` one of this format; refused if it is one of another."""
+def _claim(ledger: Ledger, dataset: str, reader: Reader, source: Path, format: ClipFormat, digest: str) -> list[Row]:
+    """The row, if one is needed, that says what `dataset` is read from and how; refused if its format is another."""
     held = ledger.rows("SELECT * EXCLUDE recorded_at FROM datasets WHERE dataset = ?", [dataset])
     row = held[0] if held else {"dataset": dataset}
-    if row.get("format_digest") == digest:
-        return []
-    if row.get("format_digest"):
+    if row.get("format_digest") not in (None, digest):
         raise PalimpsestError(
             f"data set {dataset} was ingested with another format or reader ({row['format_digest']}, now {digest}). "
             "Use --as NAME to ingest into a data set of another name, or restore the recipe's format."
         )
-    return [row | {"reader": reader.name, "format_digest": digest, "format": format.json}]
+    now = row | {"reader": reader.name, "source": str(source), "format_digest": digest}
+    now["format"] = row.get("format") or format.json  # of one digest, but perhaps written before a setting was known
+    return [now] if now != row else []
 
 
 def _look(
