@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import math
@@ -95,11 +94,6 @@ class ClipFormat:
         """The format that `json` wrote."""
         settings = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(text).items()}
         return cls(**cast(dict[str, Any], settings))
-
-    @property
-    def digest(self) -> str:
-        """12 hexadecimal digits that change with any setting."""
-        return hashlib.sha256(self.json.encode()).hexdigest()[:12]
 
 
 def cut(recording: Recording, clip: Clip, format: ClipFormat, source: Path) -> Sample:

@@ -143,20 +143,11 @@ def get(url: str | Path, offset: int = 0, size: int | None = None) -> bytes:
         return file.read() if size is None else file.read(size)
 
 
-def exists(url: str | Path) -> bool:
-    """Whether anything lies at `url`; a store that does not answer raises, lest it seem empty."""
-    local = _local(url)
-    if local is not None:
-        return local.exists()
-    try:
-        _ask(url, lambda fs, path: fs.info(path))
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def present(urls: Iterable[str]) -> set[str]:
-    """Those of `urls` at which something lies, by one listing of each folder rather than a question for each."""
+    """Those of `urls` at which something lies, by one listing of each folder rather than a question for each.
+
+    A store that does not answer raises, lest it seem empty.
+    """
     folders: dict[str, set[str]] = {}
     for url in urls:
         folders.setdefault(url.rpartition("/")[0], set()).add(url)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from store.lake import Lake, exists, get, lock, new_folder, put, sweep
+from store.lake import Lake, get, lock, new_folder, present, put, sweep
 
 FORK = multiprocessing.get_context("fork")
 
@@ -33,9 +33,9 @@ def test_an_object_store_is_reached_by_url() -> None:
 @pytest.mark.parametrize("folder", ["memory://exists", "{tmp_path}"])
 def test_what_lies_there_is_known(tmp_path: Path, folder: str) -> None:
     url = f"{folder.format(tmp_path=tmp_path)}/shard.tar"
-    assert not exists(url)
+    assert not present([str(url)])
     put(url, b"0123456789")
-    assert exists(url)
+    assert present([str(url), f"{url}.other"]) == {str(url)}
 
 
 def test_only_what_lies_in_the_lake_moves_with_it(tmp_path: Path) -> None:
