@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from flows.recipe import Recipe
 from learner import registry
+from learner.distributed import Ranks
 from learner.features import TrunkFeatures
-from learner.loader import Example
+from learner.loader import Damage, Example
 from learner.modules.encoder import trunk_depths
 from learner.trainer import Settings, Trainer
 from store.lake import Lake
@@ -42,6 +43,7 @@ def device() -> torch.device:
     under the number of threads that it began with.
     """
     if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # under torchrun each process has its own
         return torch.device("cuda")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
@@ -63,7 +65,8 @@ def run(recipe: Recipe, *, method: str | None, seed: int, overridden: bool) -> R
             if name not in ("method", "params", "backbones")
         },
     )
-    described = {"dataset": recipe.dataset, "stream": recipe.stream.model_dump(), "learner": spec.model_dump()}
+    learner = spec.model_dump(exclude={"max_damaged"})  # what is skipped makes no other run
+    described = {"dataset": recipe.dataset, "stream": recipe.stream.model_dump(), "learner": learner}
     text = json.dumps({**described, "method": chosen, "params": params, "overridden": overridden}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     trial = overridden or chosen != spec.method or seed != 0
@@ -81,13 +84,22 @@ def modalities(ledger: Ledger, recipe: Recipe, one: Run) -> list[str]:
 
 
 def trainer(
-    lake: Lake, ledger: Ledger, recipe: Recipe, one: Run, *, snapshot: str | None, past: Sequence[Example]
+    lake: Lake,
+    ledger: Ledger,
+    recipe: Recipe,
+    one: Run,
+    *,
+    snapshot: str | None,
+    find: Callable[[Sequence[str]], list[Example]] = lambda keys: [],
+    ranks: Ranks | None = None,
+    workers: int = 0,
 ) -> Trainer:
-    """A trainer for `one` that goes on from `snapshot`; `past` are the samples of the tasks learnt so far."""
+    """A trainer for `one` that goes on from `snapshot`; `find` finds its exemplars, `workers` threads read ahead."""
     where = device()
     names = {modality: recipe.learner.backbones[Modality(modality)] for modality in modalities(ledger, recipe, one)}
     models = registry.backbones(names, lake, where)
-    features = TrunkFeatures(lake, models, trunk_depths(models, one.settings.stages), where)
+    depths = trunk_depths(models, one.settings.stages)
+    features = TrunkFeatures(lake, models, depths, where, Damage(one.settings.max_damaged), workers)
     return Trainer(
         lake=lake,
         ledger=ledger,
@@ -96,6 +108,7 @@ def trainer(
         features=features,
         settings=one.settings,
         device=where,
+        ranks=ranks,
         snapshot=snapshot,
-        past=past,
+        find=find,
     )

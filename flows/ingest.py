@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pipelines.ingest
@@ -59,7 +60,7 @@ def ingest(
     recipe = load_recipe(dataset)
     name = pipelines.ingest.checked_name(as_name or recipe.dataset)
     if shards is not None:
-        lake = Lake(lake.root, shards)
+        lake = replace(lake, shards_url=shards)
     folder = get_source(lake, name, recipe.dataset) if source is None else Path(source).expanduser().absolute()
     if workers is not None and workers < 1:
         raise PalimpsestError(f"workers is {workers}; it must be 1 or more")

@@ -64,7 +64,7 @@ def predict(
     (run,) = ledger.rows("SELECT r.* FROM runs r JOIN snapshots USING (run_id) WHERE snapshot_id = ?", [snapshot])
     learnt = Recipe.model_validate_json(run["config"])  # what the champion learnt by; the recipe may say otherwise now
     one = build.run(learnt, method=run["method"], seed=run["seed"], overridden=False)
-    trainer = build.trainer(lake, ledger, learnt, replace(one, run_id=run["run_id"]), snapshot=snapshot, past=())
+    trainer = build.trainer(lake, ledger, learnt, replace(one, run_id=run["run_id"]), snapshot=snapshot)
     return _rows(ledger, recipe, trainer, samples, neighbours)
 
 

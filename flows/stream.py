@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from flows.recipe import Recipe
-from learner.loader import Example
+from learner.index import Index, Rows, write_index
 from learner.order import generator
 from store.ledger import Ledger
-from store.types import PalimpsestError
+from store.types import Modality, PalimpsestError, Split
 
 _SAMPLES = """
-    SELECT s.*, t.task FROM sample_index s
+    SELECT s.key, s.recording, s.checksum, s."offset", s.size, s.shard, s.url, coalesce(s.labels[1], '') AS label,
+        coalesce(s.domain, '') AS domain, coalesce(s.arrival, '') AS arrival, coalesce(t.task, 0) AS task, s.split,
+        s.modalities, s.sidecars
+    FROM sample_index s
     LEFT JOIN (
         SELECT ts.dataset, ts.key, ts.task FROM task_samples ts JOIN tasks USING (stream, task)
         WHERE ts.stream = $stream
     ) t ON t.dataset = s.dataset AND t.key = s.key
-    WHERE s.dataset = $dataset ORDER BY s.key
+    WHERE s.dataset = $dataset
 """
+_ROWS = f'SELECT * EXCLUDE (arrival) FROM ({_SAMPLES}) ORDER BY shard, "offset"'
+_GROUPS = f"""
+    SELECT label, domain, arrival, split, count(*) AS samples, count(*) FILTER (task = 0) AS open FROM ({_SAMPLES})
+    GROUP BY ALL
+"""
+_SOURCES = ("samples", "sidecars", "shards", "tasks", "task_samples")
+_COLUMNS = ("label", "domain", "arrival")
+SEALED_AT_ONCE = 1 << 20  # samples a ledger file
+
+Group = dict[str, Any]
+Predicate = dict[str, set[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +51,17 @@ class StreamData:
     Attributes:
         names: of the sealed tasks, by number.
         tasks: their examples by split, in shard order; those without any modality of the run are left out.
-        shards: every example of the data set under the shard it lies in, in shard order.
+        index: every sample of the data set.
     """
 
     names: dict[int, str]
-    tasks: dict[int, dict[str, list[Example]]]
-    shards: dict[str, list[Example]]
+    tasks: dict[int, dict[Split, Rows]]
+    index: Index
+
+    def shards(self, tasks: Iterable[int]) -> dict[str, Rows]:
+        """The shards that samples of `tasks` lie in, each with all its examples in shard order."""
+        names = {shard for task in tasks for rows in self.tasks[task].values() for shard in rows.shards}
+        return {shard: self.index.in_shard(shard) for shard in self.index.shards if shard in names}
 
 
 def seal(ledger: Ledger, recipe: Recipe) -> int:
@@ -63,8 +86,8 @@ def seal(ledger: Ledger, recipe: Recipe) -> int:
             f"stream {recipe.name} was begun with other tasks than the recipe now declares. "
             "Give the recipe another `name`, or put its `stream` section back."
         )
-    samples = ledger.rows(_SAMPLES, {"stream": recipe.name, "dataset": recipe.dataset})
-    if not samples:
+    groups = ledger.rows(_GROUPS, _parameters(recipe))
+    if not groups:
         raise PalimpsestError(
             f"data set {recipe.dataset} holds no samples in {ledger.lake.root}: "
             f"run `palimpsest ingest {recipe.dataset} --source DIR` first"
@@ -72,52 +95,47 @@ def seal(ledger: Ledger, recipe: Recipe) -> int:
     if not former:
         ledger.append("streams", [row])
     sealed = ledger.rows("SELECT * FROM tasks WHERE stream = ? ORDER BY task", [recipe.name])
-    open_samples = [sample for sample in samples if sample["task"] is None]
+    left = [group for group in groups if group["open"]]
     rounds = Counter(_base(task["task_name"]) for task in sealed)
     number = len(sealed)
-    for name, predicate in _declared(recipe, samples, sealed):
-        members = [sample for sample in open_samples if _matches(sample, predicate)]
-        if not any(member["split"] == "train" for member in members):
+    for name, predicate in _declared(recipe, groups, sealed):
+        members = [group for group in left if _matches(group, predicate)]
+        if not any(group["split"] == "train" for group in members):
             continue
         number += 1
         rounds[name] += 1
-        chunk = sorted({value for values in predicate.values() for value in values})
-        _seal_one(ledger, recipe.name, number, name if rounds[name] == 1 else f"{name}#{rounds[name]}", chunk, members)
-        taken = {member["key"] for member in members}
-        open_samples = [sample for sample in open_samples if sample["key"] not in taken]
+        _seal_one(ledger, recipe, number, name if rounds[name] == 1 else f"{name}#{rounds[name]}", predicate)
+        left = [group for group in left if group not in members]
     return number
 
 
 def load(ledger: Ledger, recipe: Recipe, modalities: Collection[str]) -> StreamData:
-    """The sealed tasks of the recipe's stream as a run on `modalities` sees them, and all that lies in their shards."""
-    data = StreamData({}, {}, {})
-    for row in ledger.rows("SELECT task, task_name FROM tasks WHERE stream = ? ORDER BY task", [recipe.name]):
-        data.names[row["task"]] = row["task_name"]
-        data.tasks[row["task"]] = {"train": [], "val": [], "test": []}
-    rows = ledger.rows(_SAMPLES, {"stream": recipe.name, "dataset": recipe.dataset})
-    shards = _with_sidecars(rows)
-    for row in sorted(rows, key=lambda row: (row["shard"], row["offset"])):
-        example = Example.from_row(row | {"shard": shards[row["shard"]]}, ledger.lake)
-        data.shards.setdefault(example.shard, []).append(example)
-        if row["task"] in data.tasks and set(modalities) & set(row["modalities"]):
-            data.tasks[row["task"]][row["split"]].append(example)
-    return data
+    """The sealed tasks of the recipe's stream as a run on `modalities` sees them, over the index of its data set.
 
-
-def _with_sidecars(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Another name for every shard that has sidecars, so that what was computed without them is not taken for it."""
-    sidecars: dict[str, set[str]] = {}
-    for row in rows:
-        sidecars.setdefault(row["shard"], set()).update(part["shard"] for part in row["sidecars"])
-    return {
-        shard: f"{hashlib.sha256(' '.join(sorted(others)).encode()).hexdigest()[:12]}+{shard}" if others else shard
-        for shard, others in sidecars.items()
+    The index is derived from the ledger and lies in the cache; it is made again when the ledger has changed.
+    """
+    place = ledger.lake.cache / "index"
+    folder = place / f"{recipe.name}-{ledger.state(*_SOURCES)}"
+    if not folder.exists():
+        write_index(folder, recipe.dataset, ledger.batches(_ROWS, _parameters(recipe)))
+        for former in place.glob(f"{glob.escape(recipe.name)}-*"):
+            if former.name.rpartition("-")[0] == recipe.name and former != folder:
+                shutil.rmtree(former, ignore_errors=True)
+    index = Index(folder, ledger.lake)
+    rows = ledger.rows("SELECT task, task_name FROM tasks WHERE stream = ? ORDER BY task", [recipe.name])
+    wanted = [Modality(name) for name in modalities]
+    tasks = {
+        row["task"]: {split: index.select(task=row["task"], split=split, modalities=wanted) for split in Split}
+        for row in rows
     }
+    return StreamData({row["task"]: row["task_name"] for row in rows}, tasks, index)
 
 
-def _declared(
-    recipe: Recipe, samples: Iterable[dict[str, Any]], sealed: list[dict[str, Any]]
-) -> list[tuple[str, dict[str, set[str]]]]:
+def _parameters(recipe: Recipe) -> dict[str, str]:
+    return {"stream": recipe.name, "dataset": recipe.dataset}
+
+
+def _declared(recipe: Recipe, groups: Sequence[Group], sealed: list[dict[str, Any]]) -> list[tuple[str, Predicate]]:
     """Every task that the recipe declares, as (name, predicate); values that were sealed together stay together."""
     spec = recipe.stream
     if spec.by is None:
@@ -126,9 +144,9 @@ def _declared(
     cut = [(task["task_name"], task["labels"]) for task in sealed if _base(task["task_name"]) == task["task_name"]]
     if spec.by == "arrival":
         held = {value for _, chunk in cut for value in chunk}
-        later = _arrivals([sample for sample in samples if (sample["arrival"] or "") not in held], spec.per_task)
+        later = _arrivals([group for group in groups if group["arrival"] not in held], spec.per_task)
         return [(name, {"arrival": set(chunk)}) for name, chunk in [*cut, *later]]
-    seen = {value for sample in samples for value in _values(sample, spec.by)}
+    seen = {group[spec.by] for group in groups}
     order = [value for value in spec.order if value in seen] + sorted(seen - set(spec.order))
     if spec.order_seed is not None:
         order = [order[i] for i in generator("tasks", spec.order_seed).permutation(len(order))]
@@ -137,12 +155,11 @@ def _declared(
     return [(name, {spec.by: set(chunk)}) for name, chunk in [*cut, *(("+".join(chunk), chunk) for chunk in chunks)]]
 
 
-def _arrivals(samples: Iterable[dict[str, Any]], per_task: int) -> Iterator[tuple[str, list[str]]]:
+def _arrivals(groups: Iterable[Group], per_task: int) -> Iterator[tuple[str, list[str]]]:
     """Arrivals in order of time, `per_task` a task; one that brought nothing to learn from goes with the next."""
     learnable: dict[str, bool] = {}
-    for sample in samples:
-        arrival = sample["arrival"] or ""
-        learnable[arrival] = learnable.get(arrival, False) or sample["split"] == "train"
+    for group in groups:
+        learnable[group["arrival"]] = learnable.get(group["arrival"], False) or group["split"] == "train"
     chunk: list[str] = []
     for arrival in sorted(learnable):
         chunk.append(arrival)
@@ -163,25 +180,26 @@ def _base(name: str) -> str:
     return re.sub(r"#\d+$", "", name)
 
 
-def _values(sample: dict[str, Any], column: str) -> list[str]:
-    if column == "label":
-        return (sample["labels"] or [""])[:1]
-    return [sample[column] or ""]
+def _matches(group: Group, predicate: Predicate) -> bool:
+    return all(group[column] in wanted for column, wanted in predicate.items())
 
 
-def _matches(sample: dict[str, Any], predicate: dict[str, set[str]]) -> bool:
-    return all(set(_values(sample, column)) & wanted for column, wanted in predicate.items())
-
-
-def _seal_one(
-    ledger: Ledger, stream: str, number: int, name: str, chunk: list[str], members: list[dict[str, Any]]
-) -> None:
-    listed = "\n".join(f"{member['dataset']}/{member['key']} {member['split']}" for member in members)
-    rows = [{"stream": stream, "task": number, **{c: m[c] for c in ("dataset", "key", "split")}} for m in members]
-    ledger.append("task_samples", rows)  # without the task's own row, written last, these count for nothing
-    counts = Counter(member["split"] for member in members)
-    row = {"stream": stream, "task": number, "task_name": name, "labels": chunk}
-    manifest = hashlib.sha256(listed.encode()).hexdigest()
-    ledger.append(
-        "tasks", [{**row, "manifest": manifest, **{split: counts[split] for split in ("train", "val", "test")}}]
-    )
+def _seal_one(ledger: Ledger, recipe: Recipe, number: int, name: str, predicate: Predicate) -> None:
+    """Seal the open samples that `predicate` names."""
+    bound = {column: sorted(predicate.get(column, ())) for column in _COLUMNS}
+    tests = [f"list_contains(${column}, {column})" for column in predicate]
+    chosen = f"SELECT key, split FROM ({_SAMPLES}) WHERE {' AND '.join(['task = 0', *tests])} ORDER BY key"
+    parameters = _parameters(recipe) | {column: bound[column] for column in predicate}
+    members = list(ledger.batches(chosen, parameters, size=SEALED_AT_ONCE))
+    manifest, counts, fixed = hashlib.sha256(), Counter[str](), {"stream": recipe.name, "dataset": recipe.dataset}
+    for i, batch in enumerate(members):
+        pairs = list(zip(batch["key"].to_pylist(), batch["split"].to_pylist(), strict=True))
+        counts.update(split for _, split in pairs)
+        listed = "\n".join(f"{recipe.dataset}/{key} {split}" for key, split in pairs)
+        manifest.update(("\n" if i else "").encode() + listed.encode())
+        columns = {column: pa.repeat(value, len(batch)) for column, value in {**fixed, "task": number}.items()}
+        # Without the task's own row, written last, these count for nothing.
+        ledger.append_table("task_samples", pa.table({**columns, "key": batch["key"], "split": batch["split"]}))
+    row = {"stream": recipe.name, "task": number, "task_name": name, "manifest": manifest.hexdigest()}
+    labels = sorted({value for values in predicate.values() for value in values})
+    ledger.append("tasks", [{**row, "labels": labels, **{str(split): counts[split] for split in Split}}])

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from flows import build, stream
 from flows.gate import judge
 from flows.recipe import Recipe, load_recipe, override
 from learner.data import Task
+from learner.distributed import Ranks, join
 from learner.trainer import Trainer
 from store import champions
 from store.catalog import write_catalog
 from store.lake import Lake, lock, sweep
 from store.ledger import Ledger
 from store.snapshots import snapshot_id
-from store.types import PalimpsestError
+from store.types import PalimpsestError, Split
 
 Progress = Callable[[str, int, int], None]
 
@@ -33,6 +35,7 @@ class UpdateSummary:
         tasks: tasks of the stream.
         promoted: snapshots that passed the gate just now.
         refused: reasons of the gate, where it refused.
+        damaged: what is wrong with each sample that was skipped, by key.
     """
 
     stream: str
@@ -41,6 +44,7 @@ class UpdateSummary:
     learned: list[str] = field(default_factory=list)
     promoted: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 def update(
@@ -51,9 +55,12 @@ def update(
     seed: int = 0,
     overrides: Sequence[str] = (),
     retry: bool = False,
+    workers: int = 1,
     progress: Progress = lambda what, done, total: None,
 ) -> UpdateSummary:
     """Bring a run of stream `name` up to date: resume its checkpoint, else go on from its last snapshot, else start.
+
+    Under `torchrun` all processes share every step; the first one writes.
 
     Args:
         lake: holds everything.
@@ -62,6 +69,7 @@ def update(
         seed: of initialisation and sample order; another than 0 makes the run a trial.
         overrides: ``key=value`` settings of the recipe, which make the run a trial.
         retry: judge a refused challenger again.
+        workers: threads that read and decode ahead; any number gives the same result.
         progress: told what goes on, how far it is and how far it will go.
 
     Raises:
@@ -70,17 +78,19 @@ def update(
     recipe = name if isinstance(name, Recipe) else load_recipe(name)
     recipe = override(recipe, overrides)
     one = build.run(recipe, method=method, seed=seed, overridden=bool(overrides))
-    ledger = Ledger(lake)
+    ledger, ranks = Ledger(lake), join()
     with ExitStack() as stack:
-        try:
-            stack.enter_context(lock(lake, f"update-{recipe.name}"))
-        except BlockingIOError as error:
-            raise PalimpsestError(
-                f"another update of stream {recipe.name} is running in {lake.root}: wait for it"
-            ) from error
-        sweep(lake.run(one.run_id))
-        summary = _update(lake, ledger, recipe, one, retry, progress)
-    write_catalog(lake)
+        if ranks.leads:
+            try:
+                stack.enter_context(lock(lake, f"update-{recipe.name}"))
+            except BlockingIOError as error:
+                raise PalimpsestError(
+                    f"another update of stream {recipe.name} is running in {lake.root}: wait for it"
+                ) from error
+            sweep(lake.run(one.run_id))
+        summary = _update(lake, ledger, recipe, one, ranks, workers, retry, progress)
+    if ranks.leads:
+        write_catalog(lake)
     return summary
 
 
@@ -106,59 +116,99 @@ def evaluate(
     ledger = Ledger(lake)
     if not ledger.rows("SELECT 1 FROM snapshots WHERE run_id = ?", [one.run_id]):
         raise PalimpsestError(f"run {one.run_id} has learnt nothing yet: run `palimpsest update {recipe.name}`")
-    trainer, tasks = resume(
-        lake, ledger, recipe, one, stream.load(ledger, recipe, build.modalities(ledger, recipe, one)), progress
-    )
+    data = stream.load(ledger, recipe, build.modalities(ledger, recipe, one))
+    trainer, tasks = resume(lake, ledger, recipe, one, data, progress)
     trainer.measure(tasks)
     return ledger.rows("FROM step_summary WHERE run_id = ? AND after_task = ?", [one.run_id, len(tasks)])
 
 
 def _update(
-    lake: Lake, ledger: Ledger, recipe: Recipe, one: build.Run, retry: bool, progress: Progress
+    lake: Lake,
+    ledger: Ledger,
+    recipe: Recipe,
+    one: build.Run,
+    ranks: Ranks,
+    workers: int,
+    retry: bool,
+    progress: Progress,
 ) -> UpdateSummary:
-    summary = UpdateSummary(recipe.name, one.run_id, stream.seal(ledger, recipe))
+    summary = UpdateSummary(recipe.name, one.run_id, ranks.told(stream.seal(ledger, recipe) if ranks.leads else 0))
     modalities = build.modalities(ledger, recipe, one)
     if not modalities:
         raise PalimpsestError(
             f"data set {recipe.dataset} has none of the modalities that the recipe names backbones for: "
             f"{', '.join(recipe.learner.backbones)}"
         )
-    data = stream.load(ledger, recipe, modalities)
-    _record(ledger, recipe, one, modalities, "running")
-    trainer, tasks = resume(lake, ledger, recipe, one, data, progress)
+    with ranks.leader_first():
+        data = stream.load(ledger, recipe, modalities)
+        if ranks.leads:
+            _record(ledger, recipe, one, modalities, "running")
+    trainer, tasks = resume(lake, ledger, recipe, one, data, progress, ranks, workers)
+    summary.damaged = trainer.features.damage.reasons
     for number, name in data.names.items():
         if number > len(tasks):
-            if not data.tasks[number]["train"]:
+            if not len(data.tasks[number][Split.TRAIN]):
                 raise PalimpsestError(
                     f"task {number} {name} has nothing that run {one.run_id} can learn from: its samples lack "
                     f"{', '.join(modalities)}, and a run keeps those it began with. Rename the stream for a new run."
                 )
+            _prepare(trainer, data, [number], progress)
             tasks.append(trainer.task(number, name, data.tasks[number]))
             trainer.learn(tasks[-1], tasks[:-1], partial(progress, f"task {number}/{summary.tasks} {name}"))
             summary.learned.append(name)
-        if not one.trial and not _pass_gate(lake, ledger, recipe, one, number, retry, summary):
+            if not ranks.leads:  # it has only shared the steps: take up what the first one made of them
+                trainer, tasks = resume(lake, ledger, recipe, one, data, progress, ranks, workers)
+        passed = one.trial or (ranks.leads and _pass_gate(lake, ledger, recipe, one, number, retry, summary))
+        if not ranks.told(passed):
             break
-    _record(ledger, recipe, one, modalities, "refused" if summary.refused else "done")
+    if ranks.leads:
+        _record_damage(ledger, one, summary.damaged)
+        _record(ledger, recipe, one, modalities, "refused" if summary.refused else "done")
     return summary
 
 
 def resume(
-    lake: Lake, ledger: Ledger, recipe: Recipe, one: build.Run, data: stream.StreamData, progress: Progress
+    lake: Lake,
+    ledger: Ledger,
+    recipe: Recipe,
+    one: build.Run,
+    data: stream.StreamData,
+    progress: Progress,
+    ranks: Ranks | None = None,
+    workers: int = 1,
 ) -> tuple[Trainer, list[Task]]:
     """A trainer at the run's last snapshot, and the tasks that it has learnt."""
     done = ledger.rows("SELECT snapshot_id FROM snapshots WHERE run_id = ? ORDER BY after_task", [one.run_id])
-    past = [example for number in range(1, len(done) + 1) for example in data.tasks[number]["train"]]
     snapshot = done[-1]["snapshot_id"] if done else None
-    trainer = build.trainer(lake, ledger, recipe, one, snapshot=snapshot, past=past)
-    total, ready = sum(map(len, data.shards.values())), 0
+    learnt = range(1, len(done) + 1)
+    past = reduce(operator.add, (data.tasks[number][Split.TRAIN] for number in learnt), data.index.rows([]))
+    trainer = build.trainer(lake, ledger, recipe, one, snapshot=snapshot, find=past.find, ranks=ranks, workers=workers)
+    _prepare(trainer, data, learnt, progress)
+    return trainer, [trainer.task(number, data.names[number], data.tasks[number]) for number in learnt]
+
+
+def _prepare(trainer: Trainer, data: stream.StreamData, tasks: Sequence[int], progress: Progress) -> None:
+    """Have the frozen features of `tasks` in the cache; the ranks share the work."""
+    shards = data.shards(tasks)
+    mine = dict(list(shards.items())[trainer.ranks.rank :: trainer.ranks.world])
+    total, ready = sum(map(len, mine.values())), 0
 
     def tell(count: int) -> None:
         nonlocal ready
         ready += count
         progress("frozen features", ready, total)
 
-    trainer.features.prepare(data.shards, tell)
-    return trainer, [trainer.task(n, data.names[n], data.tasks[n]) for n in range(1, len(done) + 1)]
+    trainer.features.prepare(mine, tell)
+    trainer.features.prepare(shards)  # the others' share, which they have mostly done by now
+
+
+def _record_damage(ledger: Ledger, one: build.Run, damaged: Mapping[str, str]) -> None:
+    """Keep in the ledger what was skipped, so that no figure hides it."""
+    rows = [
+        {"event": f"damaged {one.run_id} {key}", "kind": "damaged", "subject": one.run_id, "detail": reason}
+        for key, reason in damaged.items()
+    ]
+    ledger.append("events", rows)
 
 
 def _pass_gate(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from learner.loader import Example
 from store.types import Modality
 
 
@@ -25,7 +26,7 @@ class Batch:
         pooled: the frozen backbone's pooled output ``[B, P]``, zeros where missing.
         labels: class numbers of the stream, int64 ``[B]``.
         groups: class-and-domain numbers of the stream, int64 ``[B]``.
-        keys: sample keys.
+        examples: where the samples come from; none for files that lie in no shard.
     """
 
     tokens: dict[Modality, Tensor]
@@ -33,15 +34,22 @@ class Batch:
     pooled: dict[Modality, Tensor]
     labels: Tensor
     groups: Tensor
-    keys: tuple[str, ...]
+    examples: tuple[Example, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.labels)
 
     @property
     def presence(self) -> Tensor:
         """Bool ``[B, M]``, modalities in the order of `tokens`."""
         return torch.stack([mask.any(1) for mask in self.masks.values()], 1)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        tokens, masks, pooled = (
+            {m: x.to(device) for m, x in part.items()} for part in (self.tokens, self.masks, self.pooled)
+        )
+        return Batch(tokens, masks, pooled, self.labels.to(device), self.groups.to(device), self.examples)
 
     def only(self, modalities: Collection[Modality]) -> Batch:
         """The same samples with every other modality missing."""

@@ -13,6 +13,8 @@ import torch
 from store.snapshots import load_tree, save_tree
 from store.types import PalimpsestError
 
+PARTS = {"place", "step", "losses", "method", "optimizer"}
+
 
 def to_arrays(node: Any) -> Any:
     """A nested state with its tensors as numpy arrays; keys become strings."""
@@ -38,12 +40,30 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], optimizer: torch.opt
     save_tree(folder, to_arrays({**state, "optimizer": slots}))
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The checkpoint, or None where there is none that is whole: a task can always begin again."""
+def load_checkpoint(folder: Path, place: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint of `place`, or None where there is none that is whole: a task can always begin again.
+
+    Args:
+        folder: where it lies.
+        place: the integers and names that say what is being learnt, in which order, after what; a checkpoint of
+            another place is left from an earlier task.
+
+    Raises:
+        PalimpsestError: the checkpoint holds parts that are not known here, or lacks some.
+    """
     try:
-        return to_tensors(load_tree(folder)) if folder.exists() else None
+        saved = to_tensors(load_tree(folder)) if folder.exists() else None
     except PalimpsestError:
         return None
+    if saved is None:
+        return None
+    odd = (saved.keys() ^ PARTS) | (saved.get("place", {}).keys() ^ place.keys())
+    if odd:
+        raise PalimpsestError(
+            f"the checkpoint in {folder} was written by another version: {', '.join(sorted(odd))} is not in both. "
+            "Delete that folder to begin the task again."
+        )
+    return saved if saved["place"] == place else None
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, slots: Mapping[str, Any]) -> None:

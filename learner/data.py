@@ -9,7 +9,7 @@ import numpy as np
 
 from learner.batch import Batch
 from learner.features import TrunkFeatures
-from learner.loader import Example
+from learner.loader import Example, ahead
 
 
 @dataclass(slots=True)
@@ -19,9 +19,9 @@ class ClassIndex:
     classes: list[str] = field(default_factory=list)
     groups: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, examples: Iterable[Example]) -> None:
-        """Number what `examples` bring that is new, in alphabetical order."""
-        pairs = sorted({(example.label, example.domain) for example in examples})
+    def add(self, groups: Iterable[tuple[str, str]]) -> None:
+        """Number the labels and the pairs of label and domain that are new, in alphabetical order."""
+        pairs = sorted(groups)
         self.classes += [c for c in dict.fromkeys(label for label, _ in pairs) if c not in self.classes]
         self.groups += [pair for pair in pairs if pair not in self.groups]
 
@@ -44,20 +44,22 @@ class Examples:
     """Samples by position, with their features and numbers."""
 
     def __init__(self, features: TrunkFeatures, examples: Sequence[Example], index: ClassIndex):
-        self.features, self.examples, self.index = features, list(examples), index
+        self.features, self.examples, self.index = features, examples, index
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def batch(self, positions: Sequence[int] | np.ndarray) -> Batch:
-        """The samples at `positions`."""
+    def batch(self, positions: Iterable[int] | np.ndarray) -> Batch:
+        """The samples at `positions`, on the CPU; those that cannot be read are left out."""
         chosen = [self.examples[i] for i in positions]
         return self.features.batch(chosen, *self.index.numbers(chosen))
 
     def batches(self, size: int = 64) -> Iterator[Batch]:
-        """All samples in order."""
-        for start in range(0, len(self), size):
-            yield self.batch(np.arange(start, min(start + size, len(self))))
+        """All samples in order, on the device; those that cannot be read are left out."""
+        parts = (range(start, min(start + size, len(self))) for start in range(0, len(self), size))
+        for batch in ahead(self.batch, parts, min(1, self.features.workers)):
+            if len(batch):
+                yield batch.to(self.features.device)
 
 
 @dataclass(frozen=True, slots=True)

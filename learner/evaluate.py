@@ -43,10 +43,8 @@ def predictions(
 def _of_split(
     method: Method, anchors: AnchorStore, number: int, split: str, examples: Examples
 ) -> Iterator[dict[str, Any]]:
-    classes, at = examples.index.classes, 0
+    classes = examples.index.classes
     for batch in examples.batches(128):
-        members = examples.examples[at : at + len(batch)]
-        at += len(batch)
         for name, chosen in subsets(list(batch.masks)):
             part = batch.only(chosen)
             there = part.presence.any(1).tolist()
@@ -55,7 +53,7 @@ def _of_split(
             confidence, best = (column.tolist() for column in method.predict(part, spaces).softmax(1).max(1))
             if known := len(anchors.ids(space)) > 0:  # of a modality that training never met there are none
                 nearest, share = anchors.knn(space, spaces[space].cpu().numpy(), NEIGHBOURS)
-            for i, example in enumerate(members):
+            for i, example in enumerate(batch.examples):
                 if not there[i]:
                     continue
                 row = {

@@ -1,140 +1,260 @@
-"""Frozen trunk features, computed once a shard and cached: training and evaluation never decode twice.
+"""Frozen trunk features: computed once a shard, cached within the bound of the lake's cache, else computed as needed.
 
 Each shard and backbone has a folder in the cache with the hidden states below the first adapter, their lengths and the
-pooled output of the whole frozen backbone. Features are computed in fixed padded batches and always read back from the
-cache, so a cold and a warm cache give identical bits.
+pooled output of the whole frozen backbone, under a name that tells weights, preprocessing and the samples' checksums.
+Features are computed in padded batches of one size and kept in one precision, so a sample's are the same bits whether
+they come from a cold cache, a warm one or none.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import torch
-import webdataset as wds
 
 from learner.backbones.base import Backbone, through
 from learner.batch import Batch
-from learner.loader import Example, pipeline
+from learner.loader import Damage, Example, ahead
+from store import cache
 from store.lake import Lake, new_folder
 from store.types import Modality, Sample
 
 COMPUTE_BATCH = 32
-MAX_OPEN = 256  # memory maps, each of which holds a file descriptor
+MAX_OPEN = 1024  # mapped files
 Progress = Callable[[int], None]
+T = TypeVar("T")
+
+
+class Features(NamedTuple):
+    """One modality of some samples: lengths ``[n]``, trunk states float16 ``[n, N, D]``, pooled float32 ``[n, P]``."""
+
+    length: np.ndarray
+    tokens: np.ndarray
+    pooled: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The cached features of a shard, and each key's row; damaged samples have none."""
+
+    features: Features
+    rows: dict[str, int]
 
 
 class TrunkFeatures:
-    """The cached features of one set of backbones in one lake.
+    """The features of one set of backbones in one lake.
 
     Args:
         lake: holds the cache.
         backbones: the frozen backbone of each modality.
         trunk: how many blocks of each backbone lie below the first adapter.
-        device: where batches are put.
+        device: where they are computed.
+        damage: takes note of samples that cannot be read.
+        workers: threads that read and decode ahead.
     """
 
     def __init__(
-        self, lake: Lake, backbones: Mapping[Modality, Backbone], trunk: Mapping[Modality, int], device: torch.device
+        self,
+        lake: Lake,
+        backbones: Mapping[Modality, Backbone],
+        trunk: Mapping[Modality, int],
+        device: torch.device,
+        damage: Damage | None = None,
+        workers: int = 0,
     ):
         self.lake, self.backbones, self.trunk, self.device = lake, dict(backbones), dict(trunk), device
-        self._open: dict[Path, tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, int]]] = {}
+        self.damage, self.workers = damage or Damage(), workers
+        self._open: dict[tuple[Modality, str], _Opened] = {}
+        self._folders: dict[str, dict[Modality, Path]] = {}  # of the shards that `prepare` found or made
+        self._lock = threading.Lock()
 
-    def folder(self, modality: Modality, shard: str) -> Path:
-        """Where the features of one shard and modality lie; the name tells weights, depth and shard content apart."""
-        backbone = self.backbones[modality]
+    def folder(self, modality: Modality, shard: str, examples: Sequence[Example]) -> Path:
+        """Where the features of one modality of a shard's `examples`, all of them, lie."""
+        backbone, content = self.backbones[modality], hashlib.sha256()
+        for example in examples:
+            content.update(example.checksum.encode())
         name = f"{backbone.name}-{backbone.digest[:12]}-{self.trunk[modality]}"
-        return self.lake.cache / "trunk" / name / Path(shard).stem
+        return self.lake.cache / "trunk" / name / f"{Path(shard).stem[:60]}-{content.hexdigest()[:12]}"
 
     def prepare(self, shards: Mapping[str, Sequence[Example]], progress: Progress = lambda done: None) -> None:
-        """Compute what the cache lacks of `shards`, each named with *all* its examples in shard order."""
+        """Compute what the cache lacks of `shards`, each named with *all* its examples in shard order.
+
+        What does not fit into the cache's bound is left out, and computed as it is needed. Shards with damage are read
+        again: they may have been mended.
+        """
+        missing: dict[str, tuple[Sequence[Example], dict[Modality, Path]]] = {}
         for shard, examples in shards.items():
-            missing = [m for m in self.backbones if not self.folder(m, shard).exists()]
-            if missing:
-                self._compute(shard, examples, missing)
+            if shard in self._folders:
+                progress(len(examples))
+                continue
+            folders = {m: self.folder(m, shard, examples) for m in self.backbones}
+            if all(folder.exists() and not (folder / "damaged").exists() for folder in folders.values()):
+                self._folders[shard] = folders
+                for folder in folders.values():
+                    cache.used(folder)
+                progress(len(examples))
+            else:
+                missing[shard] = (examples, folders)
+        room = cache.room(self.lake) if missing else 0
+        for shard, (examples, folders) in ahead(self._fetch, missing.items(), min(1, self.workers)):
+            self._compute(examples, folders)
+            self._folders[shard] = folders
             progress(len(examples))
+            room -= sum(map(cache.size, folders.values()))
+            if room < 0:
+                room = cache.trim(self.lake, spare={f for known in self._folders.values() for f in known.values()})
+            if room < 0:
+                break
 
     def batch(self, examples: Sequence[Example], labels: Sequence[int], groups: Sequence[int]) -> Batch:
-        """The examples' features as one batch, padded to the longest of them."""
+        """The examples' features as one batch on the CPU, padded to the longest of them; damaged ones are left out."""
+        found = [(self._cached(example), example) for example in examples]
+        unread = [example for opened, example in found if opened is None]
+        fresh = self._read(unread) if unread else {}
+        intact = [
+            i
+            for i, (opened, example) in enumerate(found)
+            if (example.key in fresh if opened is None else example.key in opened[0].rows)
+        ]
         tokens, masks, pooled = {}, {}, {}
-        for modality, backbone in self.backbones.items():
-            rows = [self._row(modality, example) for example in examples]
-            longest = max(1, max(int(length[i]) for length, _, _, i in rows))
-            h = np.zeros((len(rows), longest, backbone.dim), np.float32)
-            for at, (length, states, _, i) in enumerate(rows):
-                h[at, : length[i]] = states[i, : length[i]]
-            lengths = torch.tensor([int(length[i]) for length, _, _, i in rows])
-            tokens[modality] = torch.from_numpy(h).to(self.device)
-            masks[modality] = (torch.arange(longest) < lengths[:, None]).to(self.device)
-            pooled[modality] = torch.from_numpy(np.stack([out[i] for _, _, out, i in rows])).float().to(self.device)
+        for at, (modality, backbone) in enumerate(self.backbones.items()):
+            rows = []
+            for i in intact:
+                opened, example = found[i]
+                if opened is None:
+                    rows.append((fresh[example.key][at], 0))
+                else:
+                    rows.append((opened[at].features, opened[at].rows[example.key]))
+            length = np.array([features.length[row] for features, row in rows], np.int64)
+            h = np.zeros((len(rows), max(1, length.max(initial=0)), backbone.dim), np.float32)
+            for i, (features, row) in enumerate(rows):
+                h[i, : length[i]] = features.tokens[row, : length[i]]
+            tokens[modality] = torch.from_numpy(h)
+            masks[modality] = torch.arange(h.shape[1]) < torch.from_numpy(length)[:, None]
+            out = [features.pooled[row] for features, row in rows]
+            pooled[modality] = torch.from_numpy(
+                np.stack(out) if out else np.empty((0, backbone.pooled_dim), np.float32)
+            )
         return Batch(
             tokens,
             masks,
             pooled,
-            torch.tensor(labels, device=self.device),
-            torch.tensor(groups, device=self.device),
-            tuple(example.key for example in examples),
+            torch.tensor([labels[i] for i in intact], dtype=torch.int64),
+            torch.tensor([groups[i] for i in intact], dtype=torch.int64),
+            tuple(examples[i] for i in intact),
         )
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
-        """Samples that lie in no shard (files to predict) as one batch; labels are -1."""
+        """Samples that lie in no shard (files to predict) as one batch on the device; labels are -1."""
         tokens, masks, pooled = {}, {}, {}
-        pieces = [samples[i : i + COMPUTE_BATCH] for i in range(0, len(samples), COMPUTE_BATCH)]
         for modality in self.backbones:
-            parts = [self._run(modality, piece) for piece in pieces]
-            length, h, out = (np.concatenate(column) for column in zip(*parts, strict=True))
-            tokens[modality] = torch.from_numpy(h.astype(np.float32)).to(self.device)
-            masks[modality] = (torch.arange(h.shape[1]) < torch.from_numpy(length)[:, None]).to(self.device)
-            pooled[modality] = torch.from_numpy(out).to(self.device)
-        unknown = torch.full((len(samples),), -1, device=self.device)
-        return Batch(tokens, masks, pooled, unknown, unknown, tuple(sample.key for sample in samples))
+            found = _joined([self._run(modality, self._patches(modality, part)) for part in _pieces(samples)])
+            tokens[modality] = torch.from_numpy(found.tokens.astype(np.float32))
+            masks[modality] = torch.arange(found.tokens.shape[1]) < torch.from_numpy(found.length)[:, None]
+            pooled[modality] = torch.from_numpy(found.pooled)
+        unknown = torch.full((len(samples),), -1)
+        return Batch(tokens, masks, pooled, unknown, unknown).to(self.device)
 
-    def _row(self, modality: Modality, example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        folder = self.folder(modality, example.shard)
-        if folder not in self._open:
+    def _fetch(
+        self, item: tuple[str, tuple[Sequence[Example], dict[Modality, Path]]]
+    ) -> tuple[str, tuple[list[Example], dict[Modality, Path]]]:
+        """Bring a shard near, while the one before it is computed."""
+        shard, (examples, folders) = item
+        near: dict[str, str] = {}
+        brought = []
+        for example in examples:
+            if example.url not in near:
+                try:
+                    near[example.url] = cache.near(self.lake, example.url)
+                except FileNotFoundError:
+                    near[example.url] = example.url  # reading it says which sample lacks it
+            brought.append(replace(example, url=near[example.url]))
+        return shard, (brought, folders)
+
+    def _compute(self, examples: Sequence[Example], folders: Mapping[Modality, Path]) -> None:
+        parts: dict[Modality, list[Features]] = {modality: [] for modality in folders}
+        keys: list[str] = []
+        for names, patches in ahead(self._decoded, _pieces(examples), self.workers):
+            keys += names
+            for modality, one in patches.items():
+                parts[modality].append(self._run(modality, one))
+        for modality, target in folders.items():
+            found = _joined(parts[modality])
+            with new_folder(target) as folder:
+                np.save(folder / "length.npy", found.length)
+                np.save(folder / "tokens.npy", found.tokens[:, : max(1, found.length.max(initial=0))])
+                np.save(folder / "pooled.npy", found.pooled)
+                (folder / "keys.txt").write_text("\n".join(keys))
+                if len(keys) < len(examples):
+                    (folder / "damaged").touch()
+
+    def _cached(self, example: Example) -> list[_Opened] | None:
+        """The opened features of the example's shard by modality; None where the cache lacks any of them."""
+        folders = self._folders.get(example.shard)
+        if folders is None:
+            return None
+        try:
+            return [
+                self._open.get((modality, example.shard)) or self._opened(modality, example.shard, folder)
+                for modality, folder in folders.items()
+            ]
+        except FileNotFoundError:  # another run needed the room
+            self._folders.pop(example.shard, None)
+            return None
+
+    def _opened(self, modality: Modality, shard: str, folder: Path) -> _Opened:
+        with self._lock:
             if len(self._open) >= MAX_OPEN:
                 self._open.pop(next(iter(self._open)))
             length, pooled = np.load(folder / "length.npy"), np.load(folder / "pooled.npy")
-            states = np.load(folder / "tokens.npy", mmap_mode="r")
-            keys = (folder / "keys.txt").read_text().split()
-            self._open[folder] = (length, states, pooled, {key: i for i, key in enumerate(keys)})
-        length, states, pooled, index = self._open[folder]
-        return length, states, pooled, index[example.key]
+            tokens = _mapped(folder / "tokens.npy")
+            rows = {key: i for i, key in enumerate((folder / "keys.txt").read_text().split())}
+            opened = self._open[modality, shard] = _Opened(Features(length, tokens, pooled), rows)
+        return opened
 
-    def _compute(self, shard: str, examples: Sequence[Example], missing: Sequence[Modality]) -> None:
-        parts: dict[Modality, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
-        for samples in pipeline(examples, wds.filters.batched(COMPUTE_BATCH, collation_fn=list)):
-            for modality in missing:
-                parts[modality].append(self._run(modality, samples))
-        for modality in missing:
-            length, h, out = (np.concatenate(column) for column in zip(*parts[modality], strict=True))
-            with new_folder(self.folder(modality, shard)) as folder:
-                np.save(folder / "length.npy", length)
-                np.save(folder / "tokens.npy", h[:, : max(1, length.max())])
-                np.save(folder / "pooled.npy", out)
-                (folder / "keys.txt").write_text("\n".join(example.key for example in examples))
+    def _read(self, examples: Sequence[Example]) -> dict[str, list[Features]]:
+        """The features of examples that the cache lacks, by key and modality; damaged samples are left out."""
+        found: dict[str, list[Features]] = {}
+        for piece in _pieces(examples):
+            keys, patches = self._decoded(piece)
+            computed = [self._run(modality, patches[modality]) for modality in self.backbones]
+            for i, key in enumerate(keys):
+                found[key] = [Features(*(column[i : i + 1] for column in features)) for features in computed]
+        return found
+
+    def _decoded(self, examples: Sequence[Example]) -> tuple[list[str], dict[Modality, list[np.ndarray | None]]]:
+        """The keys of the examples that are intact, and their patches by modality."""
+        samples = [sample for example in examples if (sample := self.damage.read(example)) is not None]
+        return [sample.key for sample in samples], {m: self._patches(m, samples) for m in self.backbones}
+
+    def _patches(self, modality: Modality, samples: Sequence[Sample]) -> list[np.ndarray | None]:
+        backbone = self.backbones[modality]
+        return [backbone.patches(sample) if modality in sample.modalities else None for sample in samples]
 
     @torch.inference_mode()
-    def _run(self, modality: Modality, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Lengths ``[n]``, trunk states float16 ``[n, N, D]`` and pooled outputs float32 ``[n, P]``."""
-        backbone, longest = self.backbones[modality], self.backbones[modality].tokens
-        patches = [backbone.patches(sample) if modality in sample.modalities else None for sample in samples]
-        width = next((len(p[0]) for p in patches if p is not None), None)
-        n = len(samples)
+    def _run(self, modality: Modality, patches: Sequence[np.ndarray | None]) -> Features:
+        backbone, n = self.backbones[modality], len(patches)
+        width = next((p.shape[1] for p in patches if p is not None), None)
         if width is None:
-            return (
+            return Features(
                 np.zeros(n, np.int64),
-                np.zeros((n, longest, backbone.dim), np.float16),
+                np.zeros((n, backbone.tokens, backbone.dim), np.float16),
                 np.zeros((n, backbone.pooled_dim), np.float32),
             )
-        x = np.zeros((COMPUTE_BATCH, longest, width), np.float32)
+        x = np.zeros((COMPUTE_BATCH, backbone.tokens, width), np.float32)
         length = np.zeros(COMPUTE_BATCH, np.int64)
         for i, p in enumerate(patches):
             if p is not None:
                 x[i, : len(p)], length[i] = p, len(p)
-        mask = (torch.arange(longest) < torch.from_numpy(length)[:, None]).to(self.device)
+        mask = (torch.arange(backbone.tokens) < torch.from_numpy(length)[:, None]).to(self.device)
         h = backbone.stem(torch.from_numpy(x).to(self.device), mask)
         trunk = h
         for depth, block in enumerate(backbone.blocks, 1):
@@ -142,4 +262,23 @@ class TrunkFeatures:
             if depth == self.trunk[modality]:
                 trunk = h
         pooled = backbone.pool(h, mask)
-        return length[:n], trunk[:n].half().cpu().numpy(), pooled[:n].float().cpu().numpy()
+        return Features(length[:n], trunk[:n].half().cpu().numpy(), pooled[:n].float().cpu().numpy())
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """An array file, memory-mapped; unlike `numpy.memmap` it holds no descriptor, of which a process has few."""
+    with open(path, "rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+    with pa.memory_map(str(path)) as mapped:
+        return np.frombuffer(mapped.read_buffer(), dtype, math.prod(shape), start).reshape(shape)
+
+
+def _pieces(items: Sequence[T]) -> Iterator[list[T]]:
+    for start in range(0, len(items), COMPUTE_BATCH):
+        yield list(items[start : start + COMPUTE_BATCH])
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    return Features(*(np.concatenate(column) for column in zip(*parts, strict=True)))

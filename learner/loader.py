@@ -1,17 +1,24 @@
-"""From index rows to samples: the indexed source that feeds a WebDataset pipeline."""
+"""From index rows to samples: read one by one, in a WebDataset pipeline, or ahead of their use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import webdataset as wds
 from torch.utils.data import IterableDataset
 
 from store.lake import Lake
 from store.shards import Entry, Sidecar, read_sample
-from store.types import Modality, Sample
+from store.types import DamagedSampleError, Modality, PalimpsestError, Sample
+
+T = TypeVar("T")
+R = TypeVar("R")
+READ_AHEAD = 2  # items a worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,11 @@ class Example:
     url: str
     entry: Entry
     sidecars: tuple[Sidecar, ...] = ()
+
+    @property
+    def checksum(self) -> str:
+        """Names the bytes of all its parts."""
+        return " ".join([self.entry.checksum, *(f"{part.modality} {part.entry.checksum}" for part in self.sidecars)])
 
     @classmethod
     def from_row(cls, row: dict[str, Any], lake: Lake) -> Example:
@@ -50,6 +62,61 @@ class Example:
                 Sidecar(Modality(part["modality"]), lake.resolve(part["url"]), entry(part)) for part in row["sidecars"]
             ),
         )
+
+
+class Damage:
+    """The samples that could not be read while learning: named, skipped, and at most so many.
+
+    Args:
+        limit: one more ends the run.
+
+    Attributes:
+        reasons: what is wrong with each, by key.
+    """
+
+    def __init__(self, limit: int = 0):
+        self.limit = limit
+        self.reasons: dict[str, str] = {}
+
+    def read(self, example: Example) -> Sample | None:
+        """The example's sample, or None where its bytes are absent or damaged.
+
+        Raises:
+            PalimpsestError: there are more of them than the limit.
+        """
+        try:
+            return read_sample(example.url, example.entry, example.sidecars)
+        except DamagedSampleError as error:
+            self.reasons[example.key] = str(error)
+            if len(self.reasons) > self.limit:
+                raise PalimpsestError(
+                    f"{error} {len(self.reasons)} samples are damaged, and the recipe lets {self.limit} be skipped "
+                    "(learner.max_damaged)."
+                ) from error
+            return None
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """``map(function, items)``, in order, with `workers` threads computing ahead of what is asked for; 0 for none.
+
+    At most a few results a worker wait, so memory is bounded; what goes wrong is raised where its result is due.
+    """
+    if not workers:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    left = iter(items)
+    with ThreadPoolExecutor(workers, thread_name_prefix="ahead") as pool:
+        try:
+            while True:
+                room = READ_AHEAD * workers - len(waiting)
+                waiting.extend(pool.submit(function, item) for item in islice(left, room))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 class IndexedSource(IterableDataset[Sample]):

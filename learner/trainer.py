@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 
 from learner import registry
 from learner.backbones.base import Backbone
+from learner.batch import Batch
 from learner.checkpoint import (
     drop_checkpoint,
     load_checkpoint,
@@ -24,18 +27,20 @@ from learner.checkpoint import (
     to_tensors,
 )
 from learner.data import ClassIndex, Examples, Task
+from learner.distributed import Ranks
 from learner.evaluate import predictions
 from learner.features import TrunkFeatures
-from learner.loader import Example
+from learner.index import Rows
+from learner.loader import Example, ahead
 from learner.memory import rehearse
 from learner.methods.base import Context, ParameterGroup
-from learner.order import epoch_order, generator, replay_order
+from learner.order import Order, generator
 from store.anchors import AnchorStore
 from store.lake import Lake
 from store.ledger import Ledger
 from store.policies import choose
 from store.snapshots import load_snapshot, save_snapshot, snapshot_id
-from store.types import Modality, PalimpsestError
+from store.types import Modality, PalimpsestError, Split
 
 Progress = Callable[[int, int], None]
 
@@ -52,6 +57,7 @@ class Settings:
         anchors: kept per class and domain.
         warmup: share of a task's steps over which the learning rate rises.
         checkpoint_every: steps between checkpoints.
+        max_damaged: samples that cannot be read and are skipped; one more ends the run.
         params: the method's own.
     """
 
@@ -67,6 +73,7 @@ class Settings:
     warmup: float = 0.1
     clip: float = 1.0
     checkpoint_every: int = 50
+    max_damaged: int = 10
     params: Mapping[str, Any] | None = None
 
 
@@ -81,8 +88,9 @@ class Trainer:
         features: cached trunk features of the same backbones.
         settings: how to learn.
         device: where to compute.
+        ranks: the processes that share each step; the first one consolidates, measures and writes.
         snapshot: what to go on from; None starts fresh.
-        past: the samples of the tasks learnt so far, to find exemplars by key.
+        find: the samples with these keys, to find exemplars again.
     """
 
     def __init__(
@@ -95,17 +103,18 @@ class Trainer:
         features: TrunkFeatures,
         settings: Settings,
         device: torch.device,
+        ranks: Ranks | None = None,
         snapshot: str | None = None,
-        past: Sequence[Example] = (),
+        find: Callable[[Sequence[str]], list[Example]] = lambda keys: [],
     ):
         self.lake, self.ledger, self.run_id, self.settings = lake, ledger, run_id, settings
-        self.features, self.snapshot = features, snapshot
+        self.features, self.device, self.snapshot = features, device, snapshot
+        self.ranks = ranks or Ranks()
         state = load_snapshot(lake, snapshot) if snapshot else None
         self.anchors = AnchorStore.from_state(state["anchors"]) if state else AnchorStore()
         self.index = ClassIndex(*state["index"]) if state else ClassIndex()
         self.index.groups = [(label, domain) for label, domain in self.index.groups]
-        known = {example.key: example for example in past}
-        self.memory = [known[key] for key in state["memory"] if key in known] if state else []
+        self.memory = find(state["memory"]) if state else []
         digests = {str(m): f"{b.name} {b.digest}" for m, b in backbones.items()}
         if state and state["backbones"] != digests:
             raise PalimpsestError(
@@ -113,17 +122,17 @@ class Trainer:
                 f"Put the former weights back into {lake.backbones}, or begin a new run by renaming the stream."
             )
         self._digests = digests
-        context = Context(backbones, settings.stages, self.index, self.anchors, device)
+        context = Context(backbones, settings.stages, self.index, self.anchors, device, self.ranks.gather)
         self._seed_torch("init", 0)
         self.method = registry.method(settings.method, context, settings.params or {})
         if state:
             self.method.load_state_dict(to_tensors(state["method"]))
         self.frozen_parameters = sum(p.numel() for b in backbones.values() for p in b.parameters())  # type: ignore[attr-defined]
 
-    def task(self, number: int, name: str, splits: Mapping[str, Sequence[Example]]) -> Task:
+    def task(self, number: int, name: str, splits: Mapping[Split, Rows]) -> Task:
         """A task over this run's features and class numbers; its training classes are numbered now."""
-        self.index.add(splits["train"])
-        train, val, test = (Examples(self.features, splits[split], self.index) for split in ("train", "val", "test"))
+        self.index.add(splits[Split.TRAIN].groups)
+        train, val, test = (Examples(self.features, splits[split], self.index) for split in Split)
         return Task(number, name, train, val, test)
 
     def learn(self, task: Task, earlier: Sequence[Task] = (), progress: Progress = lambda done, total: None) -> str:
@@ -140,27 +149,29 @@ class Trainer:
             The snapshot's id.
         """
         begun, settings = time.monotonic(), self.settings
+        train = task.train
         if self.method.scope == "seen":
-            everything = [example for one in [*earlier, task] for example in one.train.examples]
+            everything = reduce(operator.add, (one.train.examples for one in [*earlier, task]))
             train = Examples(self.features, everything, self.index)
-        else:
-            train = task.train
         self._seed_torch("begin", task.number)
         groups = self.method.begin_task(task)
         losses = self._train(task, train, groups, progress) if groups else {}
-        self.method.end_task(task)
-        self._add_anchors(task)
-        if settings.memory and self.method.scope == "task":
-            self.memory = rehearse(
-                self.memory, task.train.examples, budget=settings.memory, seed=settings.seed, task=task.number
-            )
-        self.measure([*earlier, task])
-        name = snapshot_id(self.run_id, task.number)
-        detail = {"loss": losses, "samples": len(train), **self.method.explain()}
-        event = {"event": f"learned {name}", "kind": "learned", "subject": name, "detail": json.dumps(detail)}
-        self.ledger.append("events", [{**event, "seconds": time.monotonic() - begun}])
-        self.snapshot = self._save(task)
-        drop_checkpoint(self._checkpoint)
+        if self.ranks.leads:
+            self.method.end_task(task)
+            self._add_anchors(task)
+            if settings.memory and self.method.scope == "task":
+                self.memory = rehearse(
+                    self.memory, task.train.examples, budget=settings.memory, seed=settings.seed, task=task.number
+                )
+            self.measure([*earlier, task])
+            name = snapshot_id(self.run_id, task.number)
+            detail = {"loss": losses, "samples": len(train), **self.method.explain()}
+            event = {"event": f"learned {name}", "kind": "learned", "subject": name, "detail": json.dumps(detail)}
+            self.ledger.append("events", [{**event, "seconds": time.monotonic() - begun}])
+            self._save(task)
+            drop_checkpoint(self._checkpoint)
+        self.ranks.wait()
+        self.snapshot = snapshot_id(self.run_id, task.number)
         return self.snapshot
 
     @property
@@ -176,38 +187,49 @@ class Trainer:
             [dict(group) for group in groups], lr=settings.lr, weight_decay=settings.weight_decay
         )
         parameters = [parameter for group in groups for parameter in group["params"]]
-        per_epoch = math.ceil(len(train) / settings.batch_size)
-        total, start = per_epoch * settings.epochs, 0
+        order = Order(settings.seed, task.number, len(train), settings.batch_size)
+        total, start = order.steps * settings.epochs, 0
         sums: dict[str, list[float]] = {}
-        saved = load_checkpoint(self._checkpoint)
-        place = {"parent": self.snapshot, "task": task.number, "total": total, "threads": torch.get_num_threads()}
-        if saved and saved["place"] == place:
+        place = {**asdict(order), "parent": self.snapshot, "total": total, "threads": torch.get_num_threads()}
+        if saved := load_checkpoint(self._checkpoint, place):
             self.method.load_state_dict(saved["method"])
             restore_optimizer(optimizer, saved["optimizer"])
             start, sums = saved["step"], {name: list(values) for name, values in saved["losses"].items()}
         rehearsed = Examples(self.features, self.memory, self.index)
-        for step in range(start, total):
-            epoch, at = divmod(step, per_epoch)
-            if step == start or not at:
-                order = epoch_order(len(train), seed=settings.seed, task=task.number, epoch=epoch)
-            batch = train.batch(order[at * settings.batch_size : (at + 1) * settings.batch_size])
-            drawn = replay_order(len(rehearsed), len(batch), seed=settings.seed, task=task.number, step=step)
+
+        def fetch(step: int) -> tuple[Batch, Batch | None, float]:
+            """What this rank learns from and rehearses at `step`, and its share of the step in units of a rank's."""
+            learnt, drawn = order.step(step), order.replay(len(rehearsed), step)
+            batch = self._of_rank(train, learnt)
+            share = len(learnt[self.ranks.rank :: self.ranks.world]) * self.ranks.world / len(learnt)
+            return batch, self._of_rank(rehearsed, drawn) if len(drawn) else None, share
+
+        for step, (batch, replay, share) in enumerate(ahead(fetch, range(start, total), self.features.workers), start):
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * group["scale"] * _schedule(step, total, settings.warmup)
-            replay = rehearsed.batch(drawn) if len(drawn) else None
-            terms = self.method.loss(batch, replay, _torch_generator(settings.seed, task.number, step))
-            optimizer.zero_grad(set_to_none=True)
-            torch.stack(list(terms.values())).sum().backward()
-            torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
-            optimizer.step()
-            for name, value in terms.items():
-                means = sums.setdefault(name, [0.0] * settings.epochs)
-                means[epoch] += value.item() / per_epoch
+            if len(batch):
+                terms = self.method.loss(batch, replay, self._generator(task.number, step))
+                optimizer.zero_grad(set_to_none=True)
+                (share * torch.stack(list(terms.values())).sum()).backward()
+                self.ranks.average(parameters)
+                torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+                optimizer.step()
+                for name, value in terms.items():
+                    means = sums.setdefault(name, [0.0] * settings.epochs)
+                    means[step // order.steps] += value.item() / order.steps
             progress(step + 1, total)
-            if (step + 1) % settings.checkpoint_every == 0 and step + 1 < total:
-                state = {"place": place, "step": step + 1, "losses": sums}
-                save_checkpoint(self._checkpoint, {**state, "method": self.method.state_dict()}, optimizer)
+            if self.ranks.leads and (step + 1) % settings.checkpoint_every == 0 and step + 1 < total:
+                state = {"place": place, "step": step + 1, "losses": sums, "method": self.method.state_dict()}
+                save_checkpoint(self._checkpoint, state, optimizer)
         return sums
+
+    def _of_rank(self, examples: Examples, positions: np.ndarray) -> Batch:
+        """This rank's part of a step; a rank for which nothing is left takes the first sample, for no share of it."""
+        mine = positions[self.ranks.rank :: self.ranks.world]
+        batch = examples.batch(mine if len(mine) else positions[:1])
+        if self.ranks.world > 1 and not len(batch):
+            raise PalimpsestError("all samples of a step are damaged: ingest them again, or learn in one process")
+        return batch.to(self.device)
 
     @torch.no_grad()
     def _add_anchors(self, task: Task) -> None:
@@ -216,10 +238,11 @@ class Trainer:
         parts = [{s: v.cpu().numpy() for s, v in self.method.embed(batch).items()} for batch in batches]
         spaces = {space: np.concatenate([part[space] for part in parts]) for space in parts[0]}
         presence = np.concatenate([batch.presence.cpu().numpy() for batch in batches])
+        examples = [example for batch in batches for example in batch.examples]
         fused = spaces["fused"] / np.maximum(np.linalg.norm(spaces["fused"], axis=1, keepdims=True), 1e-12)
-        kept = choose(fused, self.index.numbers(task.train.examples)[1], self.settings.anchors)
+        kept = choose(fused, self.index.numbers(examples)[1], self.settings.anchors)
         columns = ("key", "dataset", "recording", "label", "domain")
-        rows = [{**{c: getattr(task.train.examples[i], c) for c in columns}, "task": task.number} for i in kept]
+        rows = [{**{c: getattr(examples[i], c) for c in columns}, "task": task.number} for i in kept]
         there = {str(m): presence[kept, i] for i, m in enumerate(self.features.backbones)}
         there["fused"] = np.ones(len(kept), bool)
         self.anchors.add(rows, {s: (np.flatnonzero(there[s]), spaces[s][kept][there[s]]) for s in spaces})
@@ -251,12 +274,13 @@ class Trainer:
             memory_bytes=self.method.nbytes + self.anchors.nbytes + sum(e.entry.size for e in self.memory),
         )
 
+    def _generator(self, task: int, step: int) -> torch.Generator:
+        """The source of a step's randomness, of its own on every rank."""
+        key = (self.settings.seed, task, step, *([self.ranks.rank] if self.ranks.rank else []))
+        return torch.Generator().manual_seed(int(generator("step", *key).integers(2**63)))
+
     def _seed_torch(self, *key: int | str) -> None:
         torch.manual_seed(int(generator(self.settings.seed, *key).integers(2**63)))
-
-
-def _torch_generator(*key: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(generator("step", *key).integers(2**63)))
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:

@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeVar, cast
 
@@ -32,10 +32,12 @@ class Lake:
     Attributes:
         root: the lake's folder, absolute.
         shards_url: where shards are written, an absolute path or ``s3://bucket/prefix``; None for ``root/shards``.
+        cache_bytes: how large the cache may grow; ``PALIMPSEST_CACHE_GB``, else 50 GB.
     """
 
     root: Path
     shards_url: str | None = None
+    cache_bytes: int = field(default_factory=lambda: _cache_bytes(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
@@ -82,6 +84,14 @@ class Lake:
     def resolve(self, url: str) -> str:
         """Where a shard that the ledger holds under `url` lies now."""
         return url if "://" in url else str(self.root / url)
+
+
+def _cache_bytes() -> int:
+    told = os.environ.get("PALIMPSEST_CACHE_GB", "50")
+    try:
+        return int(float(told) * 1e9)
+    except ValueError as error:
+        raise PalimpsestError(f"PALIMPSEST_CACHE_GB is {told!r}: give a number of gigabytes") from error
 
 
 def put(url: str | Path, data: bytes) -> None:

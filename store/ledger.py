@@ -10,7 +10,7 @@ import datetime as dt
 import glob
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +137,26 @@ class Ledger:
             put(target, content)
         self._compact(spec)
 
+    def append_table(self, table: str, rows: pa.Table) -> None:
+        """`append` for many rows at once, in columns; no key may come twice.
+
+        Raises:
+            KeyError: `rows` has a column that the table lacks, or lacks one of its key.
+        """
+        spec = TABLES[table]
+        if odd := set(rows.column_names) - set(spec.schema.names) or set(spec.key) - set(rows.column_names):
+            raise KeyError(f"table {table} has no column {sorted(odd)}, or rows lack it")
+        content = hashlib.sha256()
+        for batch in rows.select(list(spec.key)).combine_chunks().to_batches():
+            content.update(batch.serialize())
+        now = pa.scalar(dt.datetime.now(dt.UTC), _TIME)
+        columns = {name: rows[name] for name in rows.column_names} | {"recorded_at": pa.repeat(now, len(rows))}
+        nulls = {field.name: pa.nulls(len(rows), field.type) for field in spec.schema if field.name not in columns}
+        complete = pa.table(columns | nulls).select(spec.schema.names).cast(spec.schema)
+        with lock(self.lake, "ledger", shared=True, wait=True):
+            put(self.lake.ledger / table / f"{content.hexdigest()[:20]}.parquet", _parquet(complete))
+        self._compact(spec)
+
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> pa.Table:
         """The result of `sql` over the ledger's tables and views; values are bound, never pasted.
 
@@ -151,6 +171,19 @@ class Ledger:
             with lock(self.lake, "ledger", shared=True, wait=True):
                 return self._ask(sql, parameters)
 
+    def batches(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), *, size: int = 1 << 16
+    ) -> Iterator[pa.RecordBatch]:
+        """`query` in pieces, for results that are too many to hold."""
+        with lock(self.lake, "ledger", shared=True, wait=True):  # compaction would remove files from under it
+            yield from self._cursor().sql(sql, params=parameters or None).to_arrow_reader(size)
+
+    def state(self, *tables: str) -> str:
+        """A name for what `tables` hold now: another one after every commit."""
+        files = (file for table in tables for file in sorted((self.lake.ledger / table).glob("*.parquet")))
+        listed = ((file.parent.name, file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
+        return _digest(*map(repr, listed))
+
     def rows(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
         """`query` as a list of dicts."""
         return self.query(sql, parameters).to_pylist()
@@ -161,15 +194,17 @@ class Ledger:
             sweep(self.lake.ledger)
 
     def _ask(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> pa.Table:
+        answer = self._cursor().sql(sql, params=parameters or None)
+        return pa.table({}) if answer is None else answer.to_arrow_table()  # SET and the like answer nothing
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
         import duckdb
 
         with self._lock:
             if self._views is None:
                 self._views = duckdb.connect(":memory:", config={"threads": 1})
                 self._views.execute("SET GLOBAL TimeZone = 'UTC';" + view_statements(self.lake))
-            cursor = self._views.cursor()
-        answer = cursor.sql(sql, params=parameters or None)
-        return pa.table({}) if answer is None else answer.to_arrow_table()  # SET and the like answer nothing
+            return self._views.cursor()
 
     def _compact(self, spec: Table) -> None:
         folder = self.lake.ledger / spec.name

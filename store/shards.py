@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 from store.lake import get, new_file
-from store.types import Modality, PalimpsestError, Sample
+from store.types import DamagedSampleError, Modality, Sample
 
 BLOCK = tarfile.BLOCKSIZE
 PNG = b"\x89PNG"
@@ -189,7 +189,7 @@ def read_sample(url: str, entry: Entry, sidecars: Iterable[Sidecar] = ()) -> Sam
     """One sample by its index entry: a single read, and one for each of its `sidecars`, checked against the checksum.
 
     Raises:
-        PalimpsestError: the shard is absent, or the bytes are not those that were written.
+        DamagedSampleError: the shard is absent, or the bytes are not those that were written.
     """
     sample = decode(entry.key, _read(url, entry))
     for sidecar in sidecars:
@@ -201,9 +201,11 @@ def _read(url: str, entry: Entry) -> Iterable[tuple[str, bytes]]:
     try:
         data = get(url, entry.offset, entry.size)
     except FileNotFoundError as error:
-        raise PalimpsestError(f"sample {entry.key}: its shard {url} is absent. Run the same ingest again.") from error
+        raise DamagedSampleError(
+            f"sample {entry.key}: its shard {url} is absent. Run the same ingest again."
+        ) from error
     if hashlib.sha256(data).hexdigest()[:16] != entry.checksum:
-        raise PalimpsestError(
+        raise DamagedSampleError(
             f"sample {entry.key} in {url} is damaged: its bytes differ from those written at ingest. "
             "Delete the shard and run the same ingest again."
         )

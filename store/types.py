@@ -28,6 +28,10 @@ class PalimpsestError(Exception):
     """An error a user can cause and mend: the message says what was wrong, where, and what to do."""
 
 
+class DamagedSampleError(PalimpsestError):
+    """A sample whose bytes in a shard are absent, or not those that ingest wrote."""
+
+
 class Modality(StrEnum):
     """The kinds of track a recording can have."""
 

@@ -72,6 +72,6 @@ def main(lake: str, debug: bool) -> None:
 
     Begin with `palimpsest demo`. --lake and --debug may also stand after a command that works on a lake.
 
-    Exit codes: 0 done, 1 an error, 2 a wrong command line, 3 done but some recordings went to quarantine or the
-    gate refused a task, 130 interrupted.
+    Exit codes: 0 done, 1 an error, 2 a wrong command line, 3 done but some recordings went to quarantine, the
+    gate refused a task, or damaged samples were skipped, 130 interrupted.
     """

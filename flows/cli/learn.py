@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,26 +25,35 @@ MEASURED = ("split", "protocol", "modalities", "step_accuracy", "new_accuracy", 
 @click.option("--seed", default=0, show_default=True, help="Of initialisation and sample order.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe; then a trial.")
 @click.option("--retry", is_flag=True, help="Judge a task again that the gate refused.")
+@click.option("--workers", default=1, show_default=True, help="Threads that read and decode ahead.")
 @with_existing_lake
-def update(lake: Lake, stream: str, method: str | None, seed: int, overrides: tuple[str, ...], retry: bool) -> None:
+def update(
+    lake: Lake, stream: str, method: str | None, seed: int, overrides: tuple[str, ...], retry: bool, workers: int
+) -> None:
     """Learn what is new in STREAM, a recipe's name or its YAML file, and measure what is kept.
 
-    The gate then promotes or refuses. Killed and started again, it goes on where it was.
+    The gate then promotes or refuses. Killed and started again, it goes on where it was. Several processes share the
+    work under torchrun: `torchrun --nproc-per-node 2 --no-python palimpsest update samsemo`.
     """
     from flows.update import update as run
     from store.ledger import Ledger
 
     with bars() as tell:
-        summary = run(lake, stream, method=method, seed=seed, overrides=overrides, retry=retry, progress=tell)
+        summary = run(
+            lake, stream, method=method, seed=seed, overrides=overrides, retry=retry, workers=workers, progress=tell
+        )
+    if int(os.environ.get("RANK", "0")):
+        return  # the first of torchrun's processes tells
     news = [("learned", ", ".join(summary.learned) or f"nothing new; {summary.tasks} tasks so far")]
     news += [("promoted", snapshot) for snapshot in summary.promoted]
     news += [("refused", reason) for reason in summary.refused]
+    news += [("skipped", reason) for reason in summary.damaged.values()]
     for what, which in [("run", summary.run_id), *news]:
         click.echo(f"{what:8}  {which}")
     figures = Ledger(lake).query(FIGURES, [summary.run_id])
     click.echo()
     show(figures.column_names, figures.to_pylist())
-    raise SystemExit(SET_ASIDE if summary.refused else 0)
+    raise SystemExit(SET_ASIDE if summary.refused or summary.damaged else 0)
 
 
 @click.command(epilog="Example: palimpsest evaluate samsemo --method finetune")

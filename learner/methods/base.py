@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -26,6 +26,7 @@ class Context:
         index: the stream's class numbers so far.
         anchors: the run's anchor store; the trainer adds to it after each task.
         device: where tensors live.
+        gather: the rows of all ranks that share a step, with their gradients, for terms that compare samples.
     """
 
     backbones: Mapping[Modality, Backbone]
@@ -33,6 +34,7 @@ class Context:
     index: ClassIndex
     anchors: AnchorStore
     device: torch.device
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows
 
 
 class ParameterGroup(TypedDict):

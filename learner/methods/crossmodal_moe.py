@@ -113,7 +113,10 @@ class CrossModalMoE:
             output = self.network(part, router_noise(self.network, len(part), generator))
             terms[f"{name}classification"] = self._classification(output, part, alone=replay is None)
             if self.params.alignment and len(output.z) > 1:
-                aligned = alignment(output.z, part.presence, part.labels, margin=self.params.margin)
+                gather = self.context.gather
+                z = {m: gather(x) for m, x in output.z.items()}
+                presence = gather(part.presence.float()).bool()
+                aligned = alignment(z, presence, gather(part.labels), margin=self.params.margin)
                 terms[f"{name}alignment"] = self.params.alignment * aligned
             if self.teacher is not None:
                 with torch.no_grad():

@@ -56,8 +56,9 @@ def test_shards_may_lie_elsewhere(lake, source, tmp_path):
 def test_a_stream_reads_a_lake_that_was_moved(tmp_path, lake, source):
     ingest(lake, "folder", source=source, workers=1)
     ledger = Ledger(Lake(lake.root.rename(tmp_path / "moved")))
-    shards = stream.load(ledger, load_recipe("folder"), ["audio"]).shards
-    (examples,) = shards.values()
+    index = stream.load(ledger, load_recipe("folder"), ["audio"]).index
+    examples = index.rows(range(len(index)))
+    assert len(index.shards) == 1
     assert [read_sample(example.url, example.entry).key for example in examples] == [e.key for e in examples]
     assert len(examples) == 3
 

@@ -149,8 +149,8 @@ def make_trainer(lake: Lake, recipe: Recipe, device: str = "cpu", **settings: An
     named = {"run_id": one.run_id, "stream": recipe.name, "scenario": recipe.stream.scenario, "digest": one.digest}
     how = {"method": one.settings.method, "seed": one.settings.seed, "trial": one.trial}
     ledger.append("runs", [{**named, **how, "modalities": modalities}])
-    trainer = build.trainer(lake, ledger, recipe, one, snapshot=None, past=())
-    trainer.features.prepare(data.shards)
+    trainer = build.trainer(lake, ledger, recipe, one, snapshot=None)
+    trainer.features.prepare(data.shards(data.names))
     return trainer, data
 
 

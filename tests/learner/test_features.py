@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +16,9 @@ from learner import registry
 from learner.backbones.base import through
 from learner.batch import Batch
 from learner.features import TrunkFeatures
-from learner.loader import Example, pipeline
+from learner.loader import Damage, Example, pipeline
 from learner.modules.encoder import trunk_depths
+from store import cache
 from store.lake import Lake
 from store.ledger import Ledger
 from store.types import Modality, PalimpsestError
@@ -36,17 +40,18 @@ def here(tmp_path: Path) -> Lake:
     )
 
 
-def load(lake: Lake) -> dict[str, list[Example]]:
+def load(lake: Lake) -> dict[str, Sequence[Example]]:
     recipe = make_recipe(modalities=MODALITIES)
-    return stream.load(Ledger(lake), recipe, recipe.learner.backbones).shards
+    index = stream.load(Ledger(lake), recipe, recipe.learner.backbones).index
+    return {shard: index.in_shard(shard) for shard in index.shards}
 
 
-def open_features(lake: Lake) -> TrunkFeatures:
+def open_features(lake: Lake, *, limit: int = 0, workers: int = 0) -> TrunkFeatures:
     models = registry.backbones(dict.fromkeys(MODALITIES, "tiny"), lake, CPU)
-    return TrunkFeatures(lake, models, trunk_depths(models, 2), CPU)
+    return TrunkFeatures(lake, models, trunk_depths(models, 2), CPU, Damage(limit), workers)
 
 
-def as_batch(features: TrunkFeatures, examples: list[Example]) -> Batch:
+def as_batch(features: TrunkFeatures, examples: Sequence[Example]) -> Batch:
     return features.batch(examples, range(len(examples)), [0] * len(examples))
 
 
@@ -87,7 +92,7 @@ def test_batches_have_exact_masks_and_zeros_where_a_modality_is_absent(here):
     features.prepare(shards)
     examples = next(iter(shards.values()))
     batch = as_batch(features, examples)
-    assert batch.keys == tuple(example.key for example in examples)
+    assert batch.examples == tuple(examples)
     assert batch.masks[IMU].sum(1).tolist() == [6, 0, 8, 6, 7]  # 8 time steps a token
     assert batch.masks[TEXT].sum(1).tolist() == [2, 3, 0, 2, 3]  # a word a token
     assert batch.masks[IMAGE].sum(1).tolist() == [64, 64, 0, 64, 64]
@@ -133,16 +138,47 @@ def test_a_sample_that_lies_in_no_shard_gets_the_same_features(here):
             )
 
 
-def test_a_damaged_shard_is_named(here):
-    shards = load(here)
-    example = next(iter(shards.values()))[3]
+def damage(example: Example) -> None:
     path = Path(example.url)
     data = bytearray(path.read_bytes())
     data[example.entry.offset + 600] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(PalimpsestError, match=rf"(?s){example.key}.*{path.name}.*is damaged"):
-        open_features(here).prepare(shards)
-    assert not any(path.is_file() for path in here.cache.rglob("*"))
+
+
+def test_a_damaged_sample_is_named_skipped_and_read_again_once_mended(here):
+    shards = load(here)
+    examples = next(iter(shards.values()))
+    sound = open_features(here)
+    sound.prepare(shards)
+    intact = Path(examples[3].url).read_bytes()
+    shutil.rmtree(here.cache / "trunk")
+    damage(examples[3])
+    for workers in (0, 2):  # the second time it finds the features of the first
+        features = open_features(here, limit=1, workers=workers)
+        features.prepare(shards)
+        assert list(features.damage.reasons) == [examples[3].key]
+        assert f"{examples[3].url} is damaged" in features.damage.reasons[examples[3].key]
+        left = [example for example in examples if example != examples[3]]
+        batch = features.batch(examples, range(5), range(5))
+        assert batch.examples == tuple(left)
+        assert batch.labels.tolist() == batch.groups.tolist() == [0, 1, 2, 4]
+        assert identical(batch, features.batch(left, range(4), range(4)))
+    Path(examples[3].url).write_bytes(intact)
+    mended = open_features(here)
+    mended.prepare(shards)
+    assert not mended.damage.reasons
+    assert identical(as_batch(mended, examples), as_batch(sound, examples))
+
+
+def test_more_damage_than_allowed_ends_the_run(here):
+    shards = load(here)
+    examples = next(iter(shards.values()))
+    damage(examples[1])
+    damage(examples[3])
+    features = open_features(here, limit=1)
+    with pytest.raises(PalimpsestError, match=rf"(?s){examples[3].key}.*2 samples are damaged.*lets 1 be skipped"):
+        features.prepare(shards)
+    assert not any(path.is_file() for path in (here.cache / "trunk").rglob("*"))
 
 
 def test_an_absent_shard_is_named(here):
@@ -153,15 +189,58 @@ def test_an_absent_shard_is_named(here):
         open_features(here).prepare(shards)
 
 
-def test_other_weights_are_other_features(here):
-    shards, features = load(here), open_features(here)
+def test_without_room_in_the_cache_features_are_the_same_bits(here):
+    shards = load(here)
+    everything = [example for examples in shards.values() for example in examples]
+    cached = open_features(here)
+    cached.prepare(shards)
+    shutil.rmtree(here.cache / "trunk")
+    uncached = open_features(replace(here, cache_bytes=0), workers=2)
+    uncached.prepare(shards)
+    assert len(list((here.cache / "trunk").glob("*/*"))) < len(MODALITIES) * len(shards)
+    for some in (everything, everything[::-3], everything[4:7]):
+        assert identical(as_batch(uncached, some), as_batch(cached, some))
+
+
+def test_the_cache_keeps_what_was_used_last(here):
+    shards = load(here)
+    first, second = ({name: shard} for name, shard in shards.items())
+    features = open_features(here)
     features.prepare(shards)
-    folder = features.folder(IMU, next(iter(shards)))
+    folders = {name: features.folder(IMAGE, name, shard) for name, shard in shards.items()}
+    for path in here.cache.glob("trunk/*/*"):
+        os.utime(path, (0, 0))
+    open_features(here).prepare(second)  # uses it
+    held = sum(cache.size(path) for path in here.cache.glob("trunk/*/*"))
+    assert cache.trim(replace(here, cache_bytes=held - 1)) >= 0
+    (one,), (other,) = first, second
+    assert len(list(here.cache.glob(f"trunk/*/{folders[one].name}"))) == len(MODALITIES) - 1
+    assert len(list(here.cache.glob(f"trunk/*/{folders[other].name}"))) == len(MODALITIES)
+
+
+def test_features_that_vanish_are_computed_again(here):
+    shards = load(here)
+    features = open_features(here)
+    features.prepare(shards)
+    examples = next(iter(shards.values()))
+    whole = open_features(here)
+    whole.prepare(shards)
+    before = as_batch(whole, examples)
+    shutil.rmtree(here.cache / "trunk")  # another run needed the room
+    assert identical(as_batch(features, examples), before)
+
+
+def test_other_weights_or_other_bytes_are_other_features(here):
+    shards, features = load(here), open_features(here)
+    name, examples = next(iter(shards.items()))
+    folder = features.folder(IMU, name, examples)
+    other = [replace(examples[0], entry=replace(examples[0].entry, checksum="0" * 16)), *examples[1:]]
+    assert features.folder(IMU, name, other) != folder
     path = here.backbones / "tiny-imu.safetensors"
     data = bytearray(path.read_bytes())
     data[-2] ^= 1
     path.write_bytes(data)
-    assert open_features(here).folder(IMU, next(iter(shards))) != folder
+    assert open_features(here).folder(IMU, name, examples) != folder
 
 
 def test_only_some_modalities_of_a_batch(here):

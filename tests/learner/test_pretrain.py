@@ -24,8 +24,8 @@ MODALITIES = ("imu", "text")
 def examples(tmp_path_factory) -> list[Example]:
     lake = make_lake(tmp_path_factory.mktemp("pretrain"), MODALITIES, labels=("ant", "bee", "cat"), splits=("train",))
     recipe = make_recipe(modalities=MODALITIES)
-    shards = stream.load(Ledger(lake), recipe, MODALITIES).shards
-    return [example for found in shards.values() for example in found]
+    index = stream.load(Ledger(lake), recipe, MODALITIES).index
+    return list(index.rows(range(len(index))))
 
 
 @pytest.mark.parametrize("name", ["tiny-imu", "tiny-text"])

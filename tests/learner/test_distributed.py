@@ -1,0 +1,59 @@
+"""Two processes under torchrun: they share the steps, and one that is killed goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store.lake import Lake
+from store.ledger import Ledger
+from store.snapshots import load_snapshot
+from tests.learner.handmade import CLASSES, copied, make_lake, same
+
+ROOT = Path(__file__).parents[2]
+
+
+def torchrun(*arguments: object) -> int:
+    """Run `ranked.py` in two processes; the exit code."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [*launch, "-m", "tests.learner.ranked", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=300).returncode
+
+
+def outcome(lake: Lake) -> list[Any]:
+    ledger = Ledger(lake)
+    names = [row["snapshot_id"] for row in ledger.rows("SELECT snapshot_id FROM snapshots ORDER BY ALL")]
+    predictions = ledger.rows("SELECT * EXCLUDE recorded_at FROM predictions ORDER BY ALL")
+    losses = ledger.rows("SELECT subject, detail FROM events WHERE kind = 'learned' ORDER BY ALL")
+    return [[load_snapshot(lake, name) for name in names], predictions, losses]
+
+
+def test_ranks_average_gather_and_agree(tmp_path):
+    assert torchrun("sums", tmp_path) == 0
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    for found in (first, second):
+        assert found["average"] == [[1.5, 3.0], [0.5]]
+        assert found["plain"] == [0, 1, 0]
+        assert found["told"] == {"by": 0}
+    assert first["gradient"] == [[4.0, 4.0]]  # 2 x, from both ranks
+    assert second["gradient"] == [[8.0, 8.0]] * 2
+
+
+@pytest.mark.slow
+def test_two_ranks_end_bit_for_bit_the_same_after_a_kill(tmp_path):
+    whole = make_lake(tmp_path / "whole", labels=CLASSES[:4])
+    killed = copied(whole, tmp_path / "killed")
+    assert torchrun("update", whole.root) == 0
+    expected = outcome(whole)
+    assert len(expected[0]) == 2
+    for step in (4, 5):  # in the first task and, going on from step 3 of it, in the second
+        assert torchrun("update", killed.root, step) != 0
+    assert torchrun("update", killed.root) == 0
+    assert same(outcome(killed), expected)
