@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pipelines.plan
 import store.lake
 from flows import stream
 from flows.ingest import ingest
 from flows.recipe import load_recipe
+from learner import registry
+from learner.features import TrunkFeatures
 from learner.loader import pipeline
+from learner.modules.encoder import trunk_depths
+from store import cache
 from store.lake import Lake, get
 from store.ledger import Ledger
-from store.types import PalimpsestError
+from store.types import Modality, PalimpsestError
 
 pytest.importorskip("s3fs")
 moto = pytest.importorskip("moto.server")
@@ -119,3 +126,31 @@ def test_a_store_that_goes_on_failing_ends_the_run_and_the_next_one_completes_it
 def test_an_url_that_cannot_work_says_so(lake: Lake, s3: str, folder: Path, url: str, message: str) -> None:
     with pytest.raises(PalimpsestError, match=message):
         ingest(lake, "folder", source=folder, workers=1, shards=url)
+
+
+def test_features_of_remote_shards_are_those_of_near_ones_and_copies_are_bounded(
+    tmp_path: Path, s3: str, folder: Path
+) -> None:
+    near, far = Lake(tmp_path / "near"), Lake(tmp_path / "far")
+    ingest(near, "folder", source=folder, workers=1)
+    ingest(far, "folder", source=folder, workers=1, shards=s3)
+    found = []
+    for lake in (near, far):
+        index = stream.load(Ledger(lake), load_recipe("folder"), ["audio"]).index
+        models = registry.backbones({"audio": "tiny"}, lake, torch.device("cpu"))
+        features = TrunkFeatures(lake, models, trunk_depths(models, 2), torch.device("cpu"), workers=2)
+        features.prepare({shard: index.in_shard(shard) for shard in index.shards})
+        examples = sorted(index.rows(range(len(index))), key=lambda example: example.key)
+        found.append(features.batch(examples, [0, 0], [0, 0]))
+    assert torch.equal(found[0].tokens[Modality.AUDIO], found[1].tokens[Modality.AUDIO])
+    assert torch.equal(found[0].pooled[Modality.AUDIO], found[1].pooled[Modality.AUDIO])
+    assert not (near.cache / "shards").exists()
+    copies = sorted((far.cache / "shards").iterdir())
+    assert [copy.read_bytes() for copy in copies] == [
+        (near.root / "shards" / "folder" / copy.name.partition("-")[2]).read_bytes() for copy in copies
+    ]
+    assert len(copies) == 2
+    os.utime(copies[1], (0, 0))  # used long ago
+    held = far.cache_bytes - cache.room(far)
+    assert cache.trim(replace(far, cache_bytes=held - 1)) >= 0
+    assert [copy.exists() for copy in copies] == [True, False]

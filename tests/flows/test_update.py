@@ -24,7 +24,7 @@ from learner.trainer import Settings
 from store import champions
 from store.lake import Lake
 from store.ledger import Ledger
-from store.snapshots import load_snapshot
+from store.snapshots import load_snapshot, load_tree, save_tree
 from store.types import PalimpsestError
 from tests.learner.handmade import CLASSES, arrive, copied, make_lake, make_recipe, make_trainer, same
 
@@ -482,6 +482,67 @@ def test_the_same_classes_in_one_domain_after_the_other(tmp_path):
     assert tree["index"][0] == list(CLASSES[:3])
     assert len(tree["index"][1]) == 6
     assert average(lake, summary.run_id)["last_accuracy"] > 0.8
+
+
+def damage(lake: Lake, split: str, count: int) -> list[str]:
+    """Flip a byte in the middle of so many samples; returns their keys."""
+    rows = ledger(lake).rows("SELECT * FROM sample_index WHERE split = ? ORDER BY key LIMIT ?", [split, count])
+    for row in rows:
+        path = Path(lake.resolve(row["url"]))
+        data = bytearray(path.read_bytes())
+        data[row["offset"] + row["size"] // 2] ^= 1
+        path.write_bytes(data)
+    return [row["key"] for row in rows]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_samples_are_skipped_and_told(tmp_path, workers):
+    lake = make_lake(tmp_path, labels=CLASSES[:4])
+    keys = damage(lake, "train", 2) + damage(lake, "test", 1)
+    summary = update(lake, make_recipe(memory=40, **FAST), workers=workers)
+    assert summary.learned == list(TASKS)
+    assert sorted(summary.damaged) == sorted(keys)
+    told = ledger(lake).rows("SELECT subject, detail FROM events WHERE kind = 'damaged' ORDER BY event")
+    assert [(row["subject"], keys[i] in row["detail"]) for i, row in enumerate(told)] == [(summary.run_id, True)] * 3
+    assert not {row["key"] for row in predictions(lake)} & set(keys)
+    again = update(lake, make_recipe(memory=40, **FAST))
+    assert (again.learned, sorted(again.damaged)) == ([], sorted(keys))
+
+
+def test_too_much_damage_stops_the_update_and_a_mended_shard_lets_it_go_on(tmp_path):
+    lake = make_lake(tmp_path, labels=CLASSES[:4])
+    intact = {path: path.read_bytes() for path in (lake.root / "shards").rglob("*.tar")}
+    key = damage(lake, "train", 1)[0]
+    with pytest.raises(PalimpsestError, match=rf"(?s){key}.*1 samples are damaged, and the recipe lets 0 be skipped"):
+        update(lake, make_recipe(max_damaged=0, **FAST))
+    for path, data in intact.items():
+        path.write_bytes(data)
+    summary = update(lake, make_recipe(max_damaged=0, **FAST))
+    assert (summary.learned, summary.damaged) == (list(TASKS), {})
+
+
+def test_any_number_of_workers_gives_the_same_run(four, tmp_path):
+    found = []
+    for workers in (0, 1, 4):
+        lake = copied(four, tmp_path / str(workers))
+        found.append(outcome(lake, update(lake, RESUMED, workers=workers).run_id))
+    assert same(found[0], found[1])
+    assert same(found[0], found[2])
+
+
+def test_a_checkpoint_with_unknown_parts_names_them(here, often):
+    recipe = make_recipe(epochs=3, batch_size=4)
+    with pytest.raises(Stopped):
+        update(here, recipe, progress=stop_at(1, 5))
+    (row,) = ledger(here).rows("SELECT run_id FROM runs")
+    folder = here.run(row["run_id"]) / "checkpoint"
+    whole = load_tree(folder)
+    assert whole["place"]["size"] == 12
+    save_tree(folder, {**whole, "momentum": 1})
+    with pytest.raises(PalimpsestError, match=r"checkpoint in .*another version: momentum is not in both"):
+        update(here, recipe)
+    save_tree(folder, whole)
+    assert update(here, recipe).learned == list(TASKS)
 
 
 def test_it_learns_more_and_forgets_less_than_plain_fine_tuning(tmp_path):
