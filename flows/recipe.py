@@ -73,6 +73,9 @@ class LearnerSpec(Part):
     stages: int = Field(default=2, ge=1, le=4, description="quarters of each backbone, from its end, that get adapters")
     memory: int = Field(default=0, ge=0, description="exemplars kept of past tasks, in samples")
     anchors: int = Field(default=10, ge=1, description="anchors kept of each class and domain")
+    anchor_policy: Literal["herding", "kmeans", "boundary", "reservoir"] = Field(
+        default="herding", description="which of them are kept"
+    )
     params: dict[str, Any] = Field(default={}, description="the method's own settings")
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from learner import registry
+from learner.anchoring import keep_anchors
 from learner.backbones.base import Backbone
 from learner.checkpoint import (
     drop_checkpoint,
@@ -33,8 +33,7 @@ from learner.order import epoch_order, generator, replay_order
 from store.anchors import AnchorStore
 from store.lake import Lake
 from store.ledger import Ledger
-from store.policies import choose
-from store.snapshots import load_snapshot, save_snapshot, snapshot_id
+from store.snapshots import load_anchors, load_snapshot, save_snapshot, snapshot_id
 from store.types import Modality, PalimpsestError
 
 Progress = Callable[[int, int], None]
@@ -50,6 +49,7 @@ class Settings:
         stages: quarters of each backbone that are adapted.
         memory: exemplars kept in all; 0 keeps none.
         anchors: kept per class and domain.
+        anchor_policy: how they are chosen, one of `store.policies.POLICIES`.
         warmup: share of a task's steps over which the learning rate rises.
         checkpoint_every: steps between checkpoints.
         params: the method's own.
@@ -64,6 +64,7 @@ class Settings:
     weight_decay: float = 0.0
     memory: int = 0
     anchors: int = 10
+    anchor_policy: str = "herding"
     warmup: float = 0.1
     clip: float = 1.0
     checkpoint_every: int = 50
@@ -101,7 +102,7 @@ class Trainer:
         self.lake, self.ledger, self.run_id, self.settings = lake, ledger, run_id, settings
         self.features, self.snapshot = features, snapshot
         state = load_snapshot(lake, snapshot) if snapshot else None
-        self.anchors = AnchorStore.from_state(state["anchors"]) if state else AnchorStore()
+        self.anchors = load_anchors(lake, snapshot, state) if snapshot and state else AnchorStore()
         self.index = ClassIndex(*state["index"]) if state else ClassIndex()
         self.index.groups = [(label, domain) for label, domain in self.index.groups]
         known = {example.key: example for example in past}
@@ -149,7 +150,15 @@ class Trainer:
         groups = self.method.begin_task(task)
         losses = self._train(task, train, groups, progress) if groups else {}
         self.method.end_task(task)
-        self._add_anchors(task)
+        keep_anchors(
+            self.anchors,
+            self.method,
+            task,
+            Examples(self.features, self.memory, self.index),
+            per_group=settings.anchors,
+            policy=settings.anchor_policy,
+            seed=settings.seed,
+        )
         if settings.memory and self.method.scope == "task":
             self.memory = rehearse(
                 self.memory, task.train.examples, budget=settings.memory, seed=settings.seed, task=task.number
@@ -209,21 +218,6 @@ class Trainer:
                 save_checkpoint(self._checkpoint, {**state, "method": self.method.state_dict()}, optimizer)
         return sums
 
-    @torch.no_grad()
-    def _add_anchors(self, task: Task) -> None:
-        """Keep some of the task's representations, chosen by herding in the fused space, as anchors."""
-        batches = list(task.train.batches())
-        parts = [{s: v.cpu().numpy() for s, v in self.method.embed(batch).items()} for batch in batches]
-        spaces = {space: np.concatenate([part[space] for part in parts]) for space in parts[0]}
-        presence = np.concatenate([batch.presence.cpu().numpy() for batch in batches])
-        fused = spaces["fused"] / np.maximum(np.linalg.norm(spaces["fused"], axis=1, keepdims=True), 1e-12)
-        kept = choose(fused, self.index.numbers(task.train.examples)[1], self.settings.anchors)
-        columns = ("key", "dataset", "recording", "label", "domain")
-        rows = [{**{c: getattr(task.train.examples[i], c) for c in columns}, "task": task.number} for i in kept]
-        there = {str(m): presence[kept, i] for i, m in enumerate(self.features.backbones)}
-        there["fused"] = np.ones(len(kept), bool)
-        self.anchors.add(rows, {s: (np.flatnonzero(there[s]), spaces[s][kept][there[s]]) for s in spaces})
-
     def measure(self, tasks: Sequence[Task]) -> None:
         """Predict all of `tasks` as the model is now, and commit the predictions."""
         after = tasks[-1].number
@@ -234,7 +228,6 @@ class Trainer:
         trained = sum(p.numel() for p in self.method.modules.parameters() if p.requires_grad)
         tree = {
             "method": self.method.state_dict(),
-            "anchors": self.anchors.state(),
             "index": [self.index.classes, [list(group) for group in self.index.groups]],
             "memory": [example.key for example in self.memory],
             "backbones": self._digests,
@@ -245,6 +238,7 @@ class Trainer:
             run_id=self.run_id,
             after_task=task.number,
             tree=to_arrays(tree),
+            anchors=self.anchors,
             parent=self.snapshot,
             parameters=self.frozen_parameters + sum(p.numel() for p in self.method.modules.parameters()),
             trained_parameters=trained,
