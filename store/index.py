@@ -18,7 +18,7 @@ import numpy as np
 from store.types import PalimpsestError
 
 PROBED = 1 / 4  # of all inverted lists, a query
-OVERSAMPLED = 4  # candidates for each neighbour wanted
+OVERSAMPLED, FEWEST = 4, 64  # candidates for each neighbour wanted, and at all
 OUTGROWN = 8  # an index that has become so many times as large is trained anew
 CHUNK = 65_536  # vectors decoded, moved or encoded at a time
 _FAISS = threading.RLock()  # what follows is set for the whole process
@@ -196,7 +196,7 @@ class Index:
 
         At least `k` of a row are ids, the rest may be -1.
         """
-        count = min(OVERSAMPLED * k, self.lists.ntotal)
+        count = min(max(OVERSAMPLED * k, FEWEST), self.lists.ntotal)
         queries = _padded(queries, self.lists.d)
         with deterministic():
             found: np.ndarray = self.lists.search(queries, count)[1]
@@ -223,11 +223,14 @@ def _trained(vectors: Vectors) -> Any:
     """Empty inverted lists, as many as the square root of the vectors' number, trained on 40 vectors a list."""
     lists = 2 ** round(np.log2(len(vectors)) / 2)
     sample = vectors.take(_sample(len(vectors), 40 * lists))
-    part = 4 if sample.shape[1] > 256 else 2  # the fewer numbers, the less do the codes' errors average out
+    part = (
+        4 if sample.shape[1] > 256 else 2 if sample.shape[1] > 64 else 1
+    )  # the fewer numbers, the less do the codes' errors average out
     width = sample.shape[1] + -sample.shape[1] % part
     with deterministic(apart=False) as faiss:
         index = faiss.index_factory(width, f"IVF{lists},PQ{width // part}x4fs", faiss.METRIC_INNER_PRODUCT)
-        index.cp.niter, index.cp.min_points_per_centroid = 6, 1
+        index.cp.niter = 6
+        index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # it would only warn
         index.train(_padded(sample, width))
         index.nprobe = max(1, round(PROBED * lists))
     return index
