@@ -1,16 +1,16 @@
-"""The anchor store at scale: searching and growing it beside brute force and hnswlib, and what it costs a training step.
+"""The anchor store at scale: to search and grow beside brute force and hnswlib, and what it costs a training step.
 
 python -m infra.bench.anchors [--work DIR] [--parts search step losses] [--anchors 1000000] [--width 768] [--json]
 
-search  `--anchors` vectors, batches of 256 queries, k = 32; seconds are CPU seconds of one thread, in one run. Brute force
-        is a matrix product and topk in torch. hnswlib, in the peers' own environment (infra/bench/peers.sh), takes a
-        tenth of the vectors, for it would be an hour in building all; the store is measured on that tenth, too.
-        The vectors are made to be like embeddings: a mixture of 4,000 unequal clusters, each with a spread of its own in
-        16 directions, over a spectrum that falls as 1/j, and noise with that spectrum. Queries are other draws from it.
+search  `--anchors` vectors, batches of 256 queries, k = 32; seconds are CPU seconds of one thread, in one run. Brute
+        force is a matrix product and topk in torch. hnswlib, in the peers' own environment (infra/bench/peers.sh),
+        takes a tenth of the vectors, for all would take it an hour; the store is measured on that tenth, too.
+        The vectors are made to be like embeddings: a mixture of 4,000 unequal clusters, each with a spread of its own
+        in 16 directions, over a spectrum that falls as 1/j, and noise of that spectrum. Queries are other draws.
         Isotropic noise, which has no near neighbours to find, stands beside it without a bound.
-step    a step of crossmodal-moe at its default sizes on the demo's recordings, teacher and student, forward and backward,
-        with 10,000 anchors a space and with `--anchors`, by turns; anchors are representations of the recordings, mixed
-        and jittered.
+step    a step of crossmodal-moe at its default sizes on the demo's recordings, teacher and student, forward and
+        backward, with 10,000 anchors a space and with `--anchors`, by turns; anchors are representations of the
+        recordings, mixed and jittered.
 losses  a small run of the same with an index forced upon its anchors: the preservation term by approximate and by exact
         search, of the same model at the same steps.
 
@@ -148,7 +148,7 @@ def search_rows(work: Path, count: int, width: int, *, isotropic: bool) -> tuple
     del vectors
     rows = [{"vectors": kind, "anchors": count, "what": "brute force", "search s": seconds, "recall": 1.0}]
     bounds = []
-    for what, options in ("floats", {}), ("codes", {"max_bytes": count * width * 4 - 1}):
+    for what, options in ("floats", {}), ("codes", {"max_bytes": count * width * 4 // 10}):
         note(f"{what}, {kind}")
         row = {"vectors": kind, "anchors": count, "what": what, **_store_row(file, count, mixture, true, options)}
         row["times"] = seconds / row["search s"]

@@ -1,4 +1,4 @@
-"""hnswlib on vectors that lie in a .npy; run by `anchors` with the Python of the peers' own environment, on one thread."""
+"""hnswlib on the vectors in a .npy, on one thread; run by `anchors` with the Python of the peers' own environment."""
 
 from __future__ import annotations
 
