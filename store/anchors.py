@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from store.index import CHUNK, Index, Vectors, best, nearest
+from store.index import CHUNK, Index, Vectors, best, gpus, nearest
 from store.lake import new_folder
 from store.types import PalimpsestError
 
@@ -411,7 +411,9 @@ class AnchorStore:
         for name, about in state["spaces"].items():
             rows = np.load(folder / f"{name}.vectors.npy", mmap_mode="r")
             ranges = np.load(folder / f"{name}.ranges.npy") if f"{name}.ranges.npy" in expected else None
-            index = Index.load(folder / f"{name}.faiss", about["trained"]) if f"{name}.faiss" in expected else None
+            index = None
+            if f"{name}.faiss" in expected and (mapped or not gpus()):  # a GPU has its own soon
+                index = Index.load(folder / f"{name}.faiss", about["trained"])
             vectors = Vectors(np.asarray(rows) if mapped else np.array(rows), ranges)
             self._spaces[name] = _Space(np.load(folder / f"{name}.ids.npy"), vectors, index)
 

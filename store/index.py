@@ -147,9 +147,7 @@ class Index:
     @classmethod
     def made(cls, ids: np.ndarray, vectors: Vectors) -> Index:
         """An index over `vectors`, called by `ids` int64 ``[n]``."""
-        with deterministic() as faiss:
-            gpus = faiss.get_num_gpus()
-        if gpus:
+        if gpus():
             with contextlib.suppress(RuntimeError):  # it is larger than the GPU's memory
                 return cls(_flat_on_gpu(vectors), len(vectors), on_gpu=True)._filled(ids, vectors)
         return cls(_trained(vectors), len(vectors))._filled(ids, vectors)
@@ -257,6 +255,12 @@ def _padded(vectors: np.ndarray, width: int) -> np.ndarray:
 def _sample(size: int, count: int) -> np.ndarray:
     """Positions of `count` out of `size`, ascending; all where there are fewer."""
     return np.sort(np.random.default_rng(0).permutation(size)[:count])
+
+
+def gpus() -> int:
+    """How many GPUs FAISS sees."""
+    with deterministic() as faiss:
+        return int(faiss.get_num_gpus())
 
 
 def nearest(vectors: Vectors, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
