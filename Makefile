@@ -8,7 +8,7 @@
 EXTRAS ?= cpu,dev
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-BENCH ?= throughput growth long kills reading stream resume
+BENCH ?= throughput growth long kills reading anchors stream resume
 BENCH_ARGS ?=
 PYTHON ?=
 VENV := .venv

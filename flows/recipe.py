@@ -74,6 +74,9 @@ class LearnerSpec(Part):
     memory: int = Field(default=0, ge=0, description="exemplars kept of past tasks, in samples")
     anchors: int = Field(default=10, ge=1, description="anchors kept of each class and domain")
     max_damaged: int = Field(default=10, ge=0, description="samples with damaged bytes that are skipped, at most")
+    anchor_policy: Literal["herding", "kmeans", "boundary", "reservoir"] = Field(
+        default="herding", description="which of them are kept"
+    )
     params: dict[str, Any] = Field(default={}, description="the method's own settings")
 
 

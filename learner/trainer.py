@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from learner import registry
+from learner.anchoring import keep_anchors
 from learner.backbones.base import Backbone
 from learner.batch import Batch
 from learner.checkpoint import (
@@ -38,8 +39,7 @@ from learner.order import Order, generator
 from store.anchors import AnchorStore
 from store.lake import Lake
 from store.ledger import Ledger
-from store.policies import choose
-from store.snapshots import load_snapshot, save_snapshot, snapshot_id
+from store.snapshots import load_anchors, load_snapshot, save_snapshot, snapshot_id
 from store.types import Modality, PalimpsestError, Split
 
 Progress = Callable[[int, int], None]
@@ -55,6 +55,7 @@ class Settings:
         stages: quarters of each backbone that are adapted.
         memory: exemplars kept in all; 0 keeps none.
         anchors: kept per class and domain.
+        anchor_policy: how they are chosen, one of `store.policies.POLICIES`.
         warmup: share of a task's steps over which the learning rate rises.
         checkpoint_every: steps between checkpoints.
         max_damaged: samples that cannot be read and are skipped; one more ends the run.
@@ -70,6 +71,7 @@ class Settings:
     weight_decay: float = 0.0
     memory: int = 0
     anchors: int = 10
+    anchor_policy: str = "herding"
     warmup: float = 0.1
     clip: float = 1.0
     checkpoint_every: int = 50
@@ -111,7 +113,7 @@ class Trainer:
         self.features, self.device, self.snapshot = features, device, snapshot
         self.ranks = ranks or Ranks()
         state = load_snapshot(lake, snapshot) if snapshot else None
-        self.anchors = AnchorStore.from_state(state["anchors"]) if state else AnchorStore()
+        self.anchors = load_anchors(lake, snapshot, state) if snapshot and state else AnchorStore()
         self.index = ClassIndex(*state["index"]) if state else ClassIndex()
         self.index.groups = [(label, domain) for label, domain in self.index.groups]
         self.memory = find(state["memory"]) if state else []
@@ -158,7 +160,15 @@ class Trainer:
         losses = self._train(task, train, groups, progress) if groups else {}
         if self.ranks.leads:
             self.method.end_task(task)
-            self._add_anchors(task)
+            keep_anchors(
+                self.anchors,
+                self.method,
+                task,
+                Examples(self.features, self.memory, self.index),
+                per_group=settings.anchors,
+                policy=settings.anchor_policy,
+                seed=settings.seed,
+            )
             if settings.memory and self.method.scope == "task":
                 self.memory = rehearse(
                     self.memory, task.train.examples, budget=settings.memory, seed=settings.seed, task=task.number
@@ -231,22 +241,6 @@ class Trainer:
             raise PalimpsestError("all samples of a step are damaged: ingest them again, or learn in one process")
         return batch.to(self.device)
 
-    @torch.no_grad()
-    def _add_anchors(self, task: Task) -> None:
-        """Keep some of the task's representations, chosen by herding in the fused space, as anchors."""
-        batches = list(task.train.batches())
-        parts = [{s: v.cpu().numpy() for s, v in self.method.embed(batch).items()} for batch in batches]
-        spaces = {space: np.concatenate([part[space] for part in parts]) for space in parts[0]}
-        presence = np.concatenate([batch.presence.cpu().numpy() for batch in batches])
-        examples = [example for batch in batches for example in batch.examples]
-        fused = spaces["fused"] / np.maximum(np.linalg.norm(spaces["fused"], axis=1, keepdims=True), 1e-12)
-        kept = choose(fused, self.index.numbers(examples)[1], self.settings.anchors)
-        columns = ("key", "dataset", "recording", "label", "domain")
-        rows = [{**{c: getattr(examples[i], c) for c in columns}, "task": task.number} for i in kept]
-        there = {str(m): presence[kept, i] for i, m in enumerate(self.features.backbones)}
-        there["fused"] = np.ones(len(kept), bool)
-        self.anchors.add(rows, {s: (np.flatnonzero(there[s]), spaces[s][kept][there[s]]) for s in spaces})
-
     def measure(self, tasks: Sequence[Task]) -> None:
         """Predict all of `tasks` as the model is now, and commit the predictions."""
         after = tasks[-1].number
@@ -257,7 +251,6 @@ class Trainer:
         trained = sum(p.numel() for p in self.method.modules.parameters() if p.requires_grad)
         tree = {
             "method": self.method.state_dict(),
-            "anchors": self.anchors.state(),
             "index": [self.index.classes, [list(group) for group in self.index.groups]],
             "memory": [example.key for example in self.memory],
             "backbones": self._digests,
@@ -268,6 +261,7 @@ class Trainer:
             run_id=self.run_id,
             after_task=task.number,
             tree=to_arrays(tree),
+            anchors=self.anchors,
             parent=self.snapshot,
             parameters=self.frozen_parameters + sum(p.numel() for p in self.method.modules.parameters()),
             trained_parameters=trained,

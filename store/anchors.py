@@ -1,24 +1,31 @@
-"""The anchor store: reference embeddings of past samples, a FAISS index a space, beside them who and what they are.
+"""The anchor store: reference embeddings of past samples, and beside them who and what they are.
 
-B queries, D width of a space, k neighbours, C classes, n anchors. The arrays are the truth and the index is made from
-them, so a store that was saved and loaded answers bit for bit as before.
+B queries, D width of a space, k neighbours, r strangers, C classes, n anchors. The vectors are the truth. A small space
+is searched by comparing with each of them; a larger one has an index that names candidates, and these are then compared
+exactly. A store that was saved and loaded answers bit for bit as before.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from store.snapshots import load_tree, save_tree
+from store.index import CHUNK, Index, Vectors, best, gpus, nearest
+from store.lake import new_folder
 from store.types import PalimpsestError
 
+EXACT = 16_384  # anchors up to which a space needs no index
+MAX_BYTES = 16 << 30  # of a space's vectors as floats; beyond it keeps 6 bits a number
 SCHEMA = pa.schema(
     {
         "anchor": pa.int64(),
@@ -32,21 +39,53 @@ SCHEMA = pa.schema(
 )
 
 
+_SUMS = "SHA256SUMS"
+
+
+@dataclass(slots=True)
+class _Space:
+    """One space: ids int64 ``[n]``, ascending; unit vectors ``[n, D]``; an index once it is large and was searched."""
+
+    ids: np.ndarray
+    vectors: Vectors
+    index: Index | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """What each query is related to: its k nearest anchors, nearest first, then r strangers.
+
+    Attributes:
+        ids: int64 ``[B, k + r]``.
+        vectors: unit length, float32 ``[B, k + r, D]``.
+        similarities: cosines, float32 ``[B, k + r]``.
+    """
+
+    ids: np.ndarray
+    vectors: np.ndarray
+    similarities: np.ndarray
+
+
 class AnchorStore:
     """Anchors in named spaces (``audio``, ``video``, ``fused`` ...); an anchor may lack any of them.
+
+    Args:
+        exact: how many anchors of a space are searched by comparing with each.
+        max_bytes: of a space's vectors as floats; a larger space is kept as 6 bits a number, and its vectors and
+            similarities are as good as that.
 
     Attributes:
         version: counts the changes; a checkpoint notes it.
         table: who the anchors are, by ascending anchor id, columns as in `SCHEMA`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, exact: int = EXACT, max_bytes: int = MAX_BYTES) -> None:
+        self.exact, self.max_bytes = exact, max_bytes
         self.version = 0
         self.table = SCHEMA.empty_table()
         self._next = 0
-        self._ids: dict[str, np.ndarray] = {}  # int64 [n], ascending
-        self._vectors: dict[str, np.ndarray] = {}  # float32 [n, D], unit length
-        self._indexes: dict[str, Any] = {}
+        self._spaces: dict[str, _Space] = {}
+        self._writable = True
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -54,13 +93,12 @@ class AnchorStore:
     @property
     def spaces(self) -> tuple[str, ...]:
         """The names of the spaces that hold an anchor."""
-        return tuple(sorted(space for space, ids in self._ids.items() if len(ids)))
+        return tuple(sorted(name for name, space in self._spaces.items() if len(space.ids)))
 
     @property
     def nbytes(self) -> int:
-        """Bytes kept of past data: vectors, ids and the table; the index can be made again."""
-        arrays = [*self._ids.values(), *self._vectors.values()]
-        return sum(array.nbytes for array in arrays) + self.table.nbytes
+        """Bytes kept of past data: vectors, ids and the table; an index can be made again."""
+        return sum(s.ids.nbytes + s.vectors.nbytes for s in self._spaces.values()) + self.table.nbytes
 
     def add(
         self, rows: Sequence[Mapping[str, Any]], vectors: Mapping[str, tuple[Sequence[int] | np.ndarray, np.ndarray]]
@@ -75,13 +113,17 @@ class AnchorStore:
             The new ids, int64 ``[len(rows)]``; an id is never given twice.
 
         Raises:
-            ValueError: a row has an unknown column, or embeddings do not fit their space or are not finite.
+            ValueError: a row has an unknown column, embeddings do not fit their space or are not finite, or the store
+                is open for reading.
         """
+        self._check_writable()
         if unknown := {name for row in rows for name in row} - set(SCHEMA.names[1:]):
             raise ValueError(f"an anchor has no column {sorted(unknown)}")
         ids = np.arange(self._next, self._next + len(rows))
         added = {}
         for space, (positions, embeddings) in vectors.items():
+            if not re.fullmatch(r"\w[\w-]*", space):
+                raise ValueError(f"{space!r} is no name for a space")
             order = np.argsort(positions)
             chosen = ids[np.asarray(positions, np.int64)[order]]
             if len(np.unique(chosen)) != len(chosen):
@@ -90,16 +132,14 @@ class AnchorStore:
         new = pa.Table.from_pylist([{**row, "anchor": i} for i, row in zip(ids.tolist(), rows, strict=True)], SCHEMA)
         self.table = pa.concat_tables([self.table, new]).combine_chunks()
         for space, (chosen, unit) in added.items():
-            former = self._vectors.get(space, np.empty((0, unit.shape[1]), np.float32))
-            self._ids[space] = np.concatenate([self.ids(space), chosen])
-            self._vectors[space] = np.concatenate([former, unit])
+            self._grow(space, chosen, unit)
         self._next += len(rows)
-        self._changed(added)
+        self.version += 1
         return ids
 
     def ids(self, space: str) -> np.ndarray:
         """The ids of the anchors in `space`, int64 ``[n]``, ascending."""
-        return self._ids.get(space, np.empty(0, np.int64))
+        return self._spaces[space].ids if space in self._spaces else np.empty(0, np.int64)
 
     def vectors(self, space: str, ids: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """The unit vectors of `ids` in `space`, float32 ``[n, D]``; of all its anchors by default.
@@ -107,9 +147,10 @@ class AnchorStore:
         Raises:
             KeyError: an anchor is not in that space.
         """
-        if ids is None:
-            return self._vectors[space].copy()
-        return self._vectors[space][_positions(self.ids(space), ids)]
+        held = self._spaces[space] if ids is None else self._spaces.get(space)
+        if held is None:
+            raise KeyError(f"no anchor has the space {space!r}")
+        return held.vectors.take(np.arange(len(held.ids)) if ids is None else _positions(held.ids, ids))
 
     def rows(self, ids: Sequence[int] | np.ndarray) -> pa.Table:
         """The rows of `ids`, in their order.
@@ -142,12 +183,39 @@ class AnchorStore:
         k = min(k, len(self.ids(space)))
         if k <= 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        unit = self._unit(space, queries, len(queries))
-        with _deterministic() as faiss:
-            if space not in self._indexes:
-                self._indexes[space] = _index(faiss, self._ids[space], self._vectors[space])
-            similarity, ids = self._indexes[space].search(unit, k)
-        return similarity, ids
+        similarity, positions = self._search(self._spaces[space], self._unit(space, queries, len(queries)), k)
+        return similarity, self._spaces[space].ids[positions]
+
+    def relations(
+        self, queries: Mapping[str, np.ndarray], k: int, strangers: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, Relations]:
+        """What queries are related to, for all spaces in one call, as `search` and `vectors` would say.
+
+        Args:
+            queries: ``[B, D]`` of any length, by space.
+            k: how many of the nearest; all of them where a space holds fewer.
+            strangers: ids ``[B, r]`` to compare with besides, by space.
+
+        Returns:
+            Relations by space, of those spaces that hold an anchor.
+
+        Raises:
+            KeyError: a stranger is not in its space.
+            ValueError: queries do not fit their space.
+        """
+        found = {}
+        for space, embeddings in queries.items():
+            if not len(self.ids(space)):
+                continue
+            held, unit = self._spaces[space], self._unit(space, embeddings, len(embeddings))
+            similarity, positions = self._search(held, unit, min(k, len(held.ids)))
+            if strangers and space in strangers:
+                others = _positions(held.ids, strangers[space])
+                similarity = np.concatenate([similarity, held.vectors.similarities(unit, others)], axis=1)
+                positions = np.concatenate([positions, others], axis=1)
+            vectors = held.vectors.take(positions.ravel()).reshape(*positions.shape, -1)
+            found[space] = Relations(held.ids[positions], vectors, similarity)
+        return found
 
     def votes(
         self, space: str, queries: np.ndarray, k: int, labels: Sequence[str], *, temperature: float = 0.1
@@ -193,15 +261,41 @@ class AnchorStore:
 
         Raises:
             KeyError: an anchor is not in that space.
-            ValueError: the embeddings do not fit the space or are not finite.
+            ValueError: the embeddings do not fit the space or are not finite, or the store is open for reading.
         """
+        self._check_writable()
         positions = _positions(self.ids(space), ids)
         whole = len(np.unique(positions)) == len(self.ids(space)) == len(positions)
         unit = self._unit(space, vectors, len(positions), any_width=whole)
+        if not len(positions):
+            return
+        held = self._spaces[space]
         if whole:
-            self._vectors[space] = np.empty_like(unit)
-        self._vectors[space][positions] = unit
-        self._changed([space])
+            held.vectors, held.index = self._sized(Vectors(unit[np.argsort(positions)])), None
+        else:
+            held.vectors.put(positions, unit)
+            named = held.ids[positions]
+            if held.index is not None and held.index.remove(named, held.ids, held.vectors):
+                held.index.add(named, held.vectors.take(positions))
+            else:
+                held.index = None
+        self.version += 1
+
+    def carry(self, space: str, move: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Move all anchors of `space`: `move` maps vectors ``[m, D]`` to others of that width, some at a time.
+
+        Raises:
+            ValueError: what `move` gives does not fit the space or is not finite, or the store is open for reading.
+        """
+        self._check_writable()
+        if not len(self.ids(space)):
+            return
+        held = self._spaces[space]
+        held.index = None
+        for start in range(0, len(held.ids), CHUNK):
+            part = np.arange(start, min(start + CHUNK, len(held.ids)))
+            held.vectors.put(part, self._unit(space, move(held.vectors.take(part)), len(part)))
+        self.version += 1
 
     def remove(self, *, keys: Iterable[str] = (), recordings: Iterable[str] = ()) -> int:
         """Remove the anchors with these sample keys or of these recordings; returns how many."""
@@ -209,66 +303,156 @@ class AnchorStore:
             pc.is_in(self.table["key"], pa.array(list(keys), pa.string())),
             pc.is_in(self.table["recording"], pa.array(list(recordings), pa.string())),
         )
-        return self._keep(np.asarray(self.table["anchor"].filter(pc.invert(there))))
+        return self.keep(np.asarray(self.table["anchor"].filter(pc.invert(there))))
 
     def keep(self, ids: Sequence[int] | np.ndarray) -> int:
-        """Remove all anchors but `ids`; returns how many."""
-        return self._keep(np.asarray(ids, np.int64))
-
-    def state(self) -> dict[str, Any]:
-        """The store as a tree for `store.snapshots.save_tree`, by itself or inside a checkpoint."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, SCHEMA) as writer:
-            writer.write_table(self.table)
-        return {
-            "version": self.version,
-            "next": self._next,
-            "rows": np.frombuffer(sink.getvalue(), np.uint8),
-            "spaces": {name: {"ids": ids, "vectors": self._vectors[name]} for name, ids in sorted(self._ids.items())},
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> AnchorStore:
-        """The store that `state` describes."""
-        store = cls()
-        store.version, store._next = state["version"], state["next"]
-        store.table = pa.ipc.open_stream(pa.py_buffer(state["rows"].tobytes())).read_all().combine_chunks()
-        store._ids = {space: part["ids"].copy() for space, part in state["spaces"].items()}
-        store._vectors = {space: part["vectors"].copy() for space, part in state["spaces"].items()}
-        return store
-
-    def save(self, folder: Path) -> str:
-        """Write the store as one checked folder, in one step; returns the SHA-256 that names its content."""
-        return save_tree(folder, self.state())
-
-    @classmethod
-    def load(cls, folder: Path) -> AnchorStore:
-        """The store in `folder`.
+        """Remove all anchors but `ids`; returns how many.
 
         Raises:
-            PalimpsestError: the folder is absent or damaged.
+            ValueError: the store is open for reading.
         """
-        return cls.from_state(load_tree(folder))
-
-    def _keep(self, ids: np.ndarray) -> int:
-        before = len(self)
+        self._check_writable()
+        before, ids = len(self), np.asarray(ids, np.int64)
         self.table = self.table.filter(np.isin(self.table["anchor"].to_numpy(), ids)).combine_chunks()
         if len(self) == before:
             return 0
-        for space in self._ids:
-            mask = np.isin(self._ids[space], ids)
-            self._ids[space], self._vectors[space] = self._ids[space][mask], self._vectors[space][mask]
-        self._changed(self._ids)
+        for held in self._spaces.values():
+            mask = np.isin(held.ids, ids)
+            gone, held.ids = held.ids[~mask], held.ids[mask]
+            held.vectors.keep(mask)
+            if held.index is not None and not held.index.remove(gone, held.ids, held.vectors):
+                held.index = None
+        self.version += 1
         return before - len(self)
 
-    def _changed(self, spaces: Iterable[str]) -> None:
-        self.version += 1
-        for space in spaces:
-            self._indexes.pop(space, None)
+    def save(self, folder: Path) -> str:
+        """Write the store as one checked folder, in one step; returns the SHA-256 that names its content.
+
+        `rows.parquet` is the table; each space has `<space>.ids.npy` and `<space>.vectors.npy`, `<space>.ranges.npy` if
+        its vectors are codes, and `<space>.faiss` if it is large. `state.json` says how long each file is, `SHA256SUMS`
+        what is in it.
+        """
+        with new_folder(folder) as aside:
+            pq.write_table(self.table, aside / "rows.parquet")
+            spaces = {}
+            for name, held in sorted(self._spaces.items()):
+                np.save(aside / f"{name}.ids.npy", held.ids)
+                np.save(aside / f"{name}.vectors.npy", held.vectors.rows)
+                if held.vectors.ranges is not None:
+                    np.save(aside / f"{name}.ranges.npy", held.vectors.ranges)
+                index = self._index(held)
+                if index is not None:
+                    index.save(aside / f"{name}.faiss")
+                spaces[name] = {"trained": index.trained if index else 0}
+            sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
+            state = {"version": self.version, "next": self._next, "spaces": spaces, "sizes": sizes}
+            (aside / "state.json").write_text(json.dumps(state))
+            sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(aside.iterdir()))
+            (aside / _SUMS).write_text(sums)
+        return hashlib.sha256(sums.encode()).hexdigest()
+
+    @classmethod
+    def load(cls, folder: Path, sha256: str | None = None, **options: int) -> AnchorStore:
+        """The store in `folder`, every byte of it checked.
+
+        Args:
+            folder: where `save` wrote it.
+            sha256: what `save` returned, to make sure of it.
+            options: as for a new store.
+
+        Raises:
+            PalimpsestError: the folder is absent, damaged, or not the one that `sha256` names.
+        """
+        return cls._read(folder, sha256, mapped=False, **options)
+
+    @classmethod
+    def open(cls, folder: Path, sha256: str | None = None, **options: int) -> AnchorStore:
+        """The store in `folder` for reading: vectors stay on disk and are mapped into memory, to be shared by readers.
+
+        Of the vectors only the sizes are checked. A writer may put another store in its place meanwhile: this one stays
+        as it was when it was opened.
+
+        Raises:
+            PalimpsestError: the folder is absent, incomplete, or not the one that `sha256` names.
+        """
+        return cls._read(folder, sha256, mapped=True, **options)
+
+    @classmethod
+    def _read(cls, folder: Path, sha256: str | None, *, mapped: bool, **options: int) -> AnchorStore:
+        while True:
+            sums, store, fault = _text(folder / _SUMS), cls(**options), None
+            try:
+                store._fill(folder, sums, mapped=mapped)
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                fault = error
+            if _text(folder / _SUMS) != sums:  # a writer has come between: not all files were of one store
+                continue
+            if fault is None and (sha256 is None or hashlib.sha256(sums.encode()).hexdigest() == sha256):
+                return store
+            why = fault or "these are others than the snapshot's"
+            raise PalimpsestError(f"the anchors in {folder} are absent or damaged: {why}. Restore them from a backup.")
+
+    def _fill(self, folder: Path, sums: str, *, mapped: bool) -> None:
+        """Become what `folder` holds.
+
+        Raises:
+            OSError, ValueError, KeyError, RuntimeError: it is absent or damaged.
+        """
+        expected = {name: sha for sha, name in (line.split("  ", 1) for line in sums.splitlines())}
+        if _sha256(folder / "state.json") != expected["state.json"]:
+            raise ValueError("state.json is damaged")
+        state = json.loads((folder / "state.json").read_bytes())
+        for name, size in state["sizes"].items():
+            whole = (folder / name).stat().st_size == size
+            if not whole or not (mapped and name.endswith(".vectors.npy")) and _sha256(folder / name) != expected[name]:
+                raise ValueError(f"{name} is damaged")
+        self.version, self._next, self._writable = state["version"], state["next"], not mapped
+        self.table = pq.read_table(folder / "rows.parquet", schema=SCHEMA).combine_chunks()
+        for name, about in state["spaces"].items():
+            rows = np.load(folder / f"{name}.vectors.npy", mmap_mode="r")
+            ranges = np.load(folder / f"{name}.ranges.npy") if f"{name}.ranges.npy" in expected else None
+            index = None
+            if f"{name}.faiss" in expected and (mapped or not gpus()):  # a GPU has its own soon
+                index = Index.load(folder / f"{name}.faiss", about["trained"])
+            vectors = Vectors(np.asarray(rows) if mapped else np.array(rows), ranges)
+            self._spaces[name] = _Space(np.load(folder / f"{name}.ids.npy"), vectors, index)
+
+    def _grow(self, space: str, ids: np.ndarray, unit: np.ndarray) -> None:
+        if (held := self._spaces.get(space)) is None:
+            self._spaces[space] = _Space(ids, self._sized(Vectors(unit)))
+            return
+        held.ids = np.concatenate([held.ids, ids])
+        held.vectors.append(unit)
+        if held.index is not None:
+            held.index.add(ids, unit)
+        held.vectors = self._sized(held.vectors)
+
+    def _sized(self, vectors: Vectors) -> Vectors:
+        return vectors.compact() if vectors.ranges is None and vectors.nbytes > self.max_bytes else vectors
+
+    def _index(self, held: _Space) -> Index | None:
+        if len(held.ids) <= self.exact:
+            return None
+        if held.index is None or held.index.outgrown:
+            held.index = Index.made(held.ids, held.vectors)
+        return held.index
+
+    def _search(self, held: _Space, unit: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities and positions ``[B, k]`` of the nearest; k is at most n."""
+        if (index := self._index(held)) is None:
+            return nearest(held.vectors, unit, k)
+        candidates = index.search(unit, k)
+        positions = np.where(candidates < 0, -1, np.searchsorted(held.ids, candidates))
+        return best(held.vectors.similarities(unit, positions), positions, k)
+
+    def _check_writable(self) -> None:
+        if not self._writable:
+            raise ValueError("this anchor store is open for reading; load it to change it")
 
     def _unit(self, space: str, vectors: np.ndarray, rows: int, *, any_width: bool = False) -> np.ndarray:
         vectors = np.asarray(vectors, np.float32)
-        width = self._vectors[space].shape[1] if space in self._vectors and not any_width else vectors.shape[-1]
+        held = None if any_width else self._spaces.get(space)
+        width = held.vectors.width if held else vectors.shape[-1]
         if vectors.shape != (rows, width):
             raise ValueError(f"space {space} takes embeddings [{rows}, {width}], not {list(vectors.shape)}")
         if not np.isfinite(vectors).all():
@@ -277,34 +461,21 @@ class AnchorStore:
 
 
 def _positions(sorted_ids: np.ndarray, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Where `ids` lie among `sorted_ids`, in their shape."""
     ids = np.asarray(ids, np.int64)
     positions = np.searchsorted(sorted_ids, ids)
-    if not len(sorted_ids) and len(ids) or (sorted_ids.take(positions, mode="clip") != ids).any():
-        raise KeyError(f"no anchor {sorted(set(ids.tolist()) - set(sorted_ids.tolist()))[:5]} here")
+    if not len(sorted_ids) and ids.size or (sorted_ids.take(positions, mode="clip") != ids).any():
+        raise KeyError(f"no anchor {sorted(set(ids.ravel().tolist()) - set(sorted_ids.tolist()))[:5]} here")
     return positions
 
 
-def _index(faiss: ModuleType, ids: np.ndarray, vectors: np.ndarray) -> Any:
-    """The index for so many anchors: exact up to the sizes one machine holds."""
-    index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors.shape[1]))
-    index.add_with_ids(vectors, ids)
-    return index
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextlib.contextmanager
-def _deterministic() -> Iterator[ModuleType]:
-    """FAISS on one thread, each query by itself: a figure depends neither on threads nor on what shares its batch."""
+def _text(path: Path) -> str:
     try:
-        import faiss
-    except ImportError as error:
-        raise PalimpsestError(
-            "FAISS is not installed: `pip install 'palimpsest[cpu]'`, or `palimpsest[gpu]` for NVIDIA GPUs."
-        ) from error
-    threads, threshold = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
-    faiss.omp_set_num_threads(1)
-    faiss.cvar.distance_compute_blas_threshold = 1 << 30
-    try:
-        yield faiss
-    finally:
-        faiss.omp_set_num_threads(threads)
-        faiss.cvar.distance_compute_blas_threshold = threshold
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

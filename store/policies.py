@@ -6,9 +6,11 @@ n candidates of width D; a policy returns positions among them, int64, at most a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
+
+POLICIES = ("herding", "kmeans", "boundary", "reservoir")
 
 
 def herding(vectors: np.ndarray, count: int) -> np.ndarray:
@@ -32,9 +34,31 @@ def herding(vectors: np.ndarray, count: int) -> np.ndarray:
     return np.array(taken, np.int64)
 
 
-def random(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """A uniform draw without replacement."""
-    return rng.permutation(len(vectors))[:count].astype(np.int64)
+def boundary(vectors: np.ndarray, count: int, foreign: np.ndarray) -> np.ndarray:
+    """The candidates nearest to another group: smallest margin between their own mean and the nearest foreign one.
+
+    Args:
+        vectors: ``[n, D]``.
+        count: how many to take.
+        foreign: means of the other groups ``[G, D]``; without any, those farthest from their own mean are taken.
+    """
+    vectors = np.asarray(vectors, np.float64)
+    if not len(vectors):
+        return np.empty(0, np.int64)
+    margin = -np.linalg.norm(vectors - vectors.mean(axis=0), axis=1)
+    if len(foreign):
+        margin += np.sqrt(_squared(vectors, foreign).min(axis=1))
+    return np.argsort(margin, kind="stable")[:count]
+
+
+def reservoir(keys: Sequence[str], count: int, seed: int) -> np.ndarray:
+    """The candidates whose keys hash lowest under `seed`: a uniform sample of all that were ever offered.
+
+    What was kept, offered again beside newcomers, gives what all at once would have given (bottom-k sampling, Cohen &
+    Kaplan 2007), whatever the order or the portions of arrival.
+    """
+    ranks = [hashlib.blake2b(f"{seed} {key}".encode(), digest_size=16).digest() for key in keys]
+    return np.array(sorted(range(len(keys)), key=ranks.__getitem__)[:count], np.int64)
 
 
 def kmeans(vectors: np.ndarray, count: int, rng: np.random.Generator, *, rounds: int = 20) -> np.ndarray:
@@ -66,7 +90,14 @@ def kmeans(vectors: np.ndarray, count: int, rng: np.random.Generator, *, rounds:
 
 
 def choose(
-    vectors: np.ndarray, groups: Sequence[Hashable], per_group: int, policy: str = "herding", seed: int = 0
+    vectors: np.ndarray,
+    groups: Sequence[Hashable],
+    per_group: int,
+    policy: str = "herding",
+    seed: int = 0,
+    *,
+    keys: Sequence[str] = (),
+    foreign: Mapping[Hashable, np.ndarray] | None = None,
 ) -> np.ndarray:
     """At most `per_group` candidates of each group, such as each (class, domain).
 
@@ -74,29 +105,39 @@ def choose(
         vectors: ``[n, D]``.
         groups: of each candidate, ``[n]``.
         per_group: the bound.
-        policy: ``herding``, ``kmeans`` or ``random``.
+        policy: one of `POLICIES`.
         seed: of the policies that draw.
+        keys: names of the candidates, ``[n]``, for ``reservoir``.
+        foreign: means ``[D]`` of groups without candidates, for ``boundary``.
 
     Returns:
         Positions, ascending.
 
     Raises:
-        ValueError: there is no such policy.
+        ValueError: there is no such policy, or it lacks keys.
     """
+    if policy not in POLICIES:
+        raise ValueError(f"no policy {policy!r}: take {', '.join(POLICIES)}")
+    if policy == "reservoir" and len(keys) != len(groups):
+        raise ValueError(f"reservoir takes a key a candidate: {len(groups)}, not {len(keys)}")
     members: dict[Hashable, list[int]] = {}
     for position, group in enumerate(groups):
         members.setdefault(group, []).append(position)
+    means: dict[Hashable, np.ndarray] = {}
+    if policy == "boundary":
+        means = {**(foreign or {}), **{group: vectors[positions].mean(axis=0) for group, positions in members.items()}}
     taken = [np.empty(0, np.int64)]
     for group, positions in members.items():
-        part, rng = vectors[positions], np.random.default_rng([seed, *hashlib.sha256(repr(group).encode()).digest()])
+        part = vectors[positions]
         if policy == "herding":
             picked = herding(part, per_group)
         elif policy == "kmeans":
-            picked = kmeans(part, per_group, rng)
-        elif policy == "random":
-            picked = random(part, per_group, rng)
+            digest = hashlib.sha256(repr(group).encode()).digest()
+            picked = kmeans(part, per_group, np.random.default_rng([seed, *digest]))
+        elif policy == "boundary":
+            picked = boundary(part, per_group, np.array([mean for other, mean in means.items() if other != group]))
         else:
-            raise ValueError(f"no policy {policy!r}: take herding, kmeans or random")
+            picked = reservoir([keys[i] for i in positions], per_group, seed)
         taken.append(np.asarray(positions, np.int64)[picked])
     return np.sort(np.concatenate(taken))
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from store.anchors import AnchorStore
 from store.lake import Lake, new_folder
 from store.ledger import Ledger
 from store.types import PalimpsestError
@@ -75,6 +76,7 @@ def save_snapshot(
     parameters: int,
     trained_parameters: int,
     memory_bytes: int,
+    anchors: AnchorStore | None = None,
 ) -> str:
     """Keep `tree` as what run `run_id` had learned after task `after_task`; one already recorded stays as it is.
 
@@ -88,6 +90,8 @@ def save_snapshot(
         parameters: all of the model, the backbones among them.
         trained_parameters: those that were trained.
         memory_bytes: everything derived from past data that the model keeps.
+        anchors: kept in a folder of their own, which the tree names by content; written first, so that a snapshot that
+            exists has them.
 
     Returns:
         The snapshot's id.
@@ -95,6 +99,8 @@ def save_snapshot(
     name = snapshot_id(run_id, after_task)
     if not ledger.rows("SELECT 1 FROM snapshots WHERE snapshot_id = ?", [name]):
         folder = _folder(lake, name)
+        if anchors is not None:
+            tree = {**tree, "anchors": anchors.save(_folder(lake, name, "anchors"))}
         row = {
             "snapshot_id": name,
             "run_id": run_id,
@@ -119,6 +125,22 @@ def load_snapshot(lake: Lake, name: str) -> dict[str, Any]:
     return load_tree(_folder(lake, name))
 
 
+def load_anchors(lake: Lake, name: str, tree: Mapping[str, Any], *, mapped: bool = False) -> AnchorStore:
+    """The anchors of a snapshot.
+
+    Args:
+        lake: holds it.
+        name: its id.
+        tree: what `load_snapshot` gave; it names them by content.
+        mapped: open them for reading only, rather than load them into memory.
+
+    Raises:
+        PalimpsestError: they are absent, damaged, or not those of the snapshot.
+    """
+    read = AnchorStore.open if mapped else AnchorStore.load
+    return read(_folder(lake, name, "anchors"), tree["anchors"])
+
+
 def list_snapshots(ledger: Ledger, stream: str) -> list[dict[str, Any]]:
     """The stream's snapshots, newest last: their ledger rows, method and seed, and the last verdict on each."""
     return ledger.rows(
@@ -134,11 +156,11 @@ def list_snapshots(ledger: Ledger, stream: str) -> list[dict[str, Any]]:
     )
 
 
-def _folder(lake: Lake, name: str) -> Path:
+def _folder(lake: Lake, name: str, kind: str = "snapshots") -> Path:
     run_id, _, task = name.rpartition("/")
     if not task.isdecimal() or "/" in run_id or run_id in ("", ".", ".."):
         raise PalimpsestError(f"{name!r} is no snapshot: an id looks like RUN/001, see `palimpsest snapshots`.")
-    return lake.run(run_id) / "snapshots" / task
+    return lake.run(run_id) / kind / task
 
 
 def _split(node: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:

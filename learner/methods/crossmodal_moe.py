@@ -5,8 +5,10 @@ After Chee, Hsu & Lee (ECAI 2025). Where the paper is silent the choices are our
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +25,7 @@ from learner.losses.preservation import in_batch, preservation, to_anchors
 from learner.methods.base import Context, ParameterGroup
 from learner.modules.heads import GaussianReadout
 from learner.modules.network import Network, NetworkShape, Output, router_noise
+from store.anchors import Relations
 from store.types import Modality
 
 FUSED = "fused"
@@ -110,7 +113,13 @@ class CrossModalMoE:
             if part is None:
                 continue
             part = self._drop_modalities(part, generator)
-            output = self.network(part, router_noise(self.network, len(part), generator))
+            noise = router_noise(self.network, len(part), generator)
+            if self.teacher is not None:
+                with torch.no_grad():
+                    before = self.teacher(part)
+            with ThreadPoolExecutor(1) as beside:  # the store searches while the student goes forward
+                related = beside.submit(self._relations(before, part, generator)) if self._asks_anchors else None
+                output = self.network(part, noise)
             terms[f"{name}classification"] = self._classification(output, part, alone=replay is None)
             if self.params.alignment and len(output.z) > 1:
                 gather = self.context.gather
@@ -119,14 +128,12 @@ class CrossModalMoE:
                 aligned = alignment(z, presence, gather(part.labels), margin=self.params.margin)
                 terms[f"{name}alignment"] = self.params.alignment * aligned
             if self.teacher is not None:
-                with torch.no_grad():
-                    before = self.teacher(part)
                 old = before.logits.shape[1]
                 if self.params.distillation:
                     distilled = distillation(output.logits[:, :old], before.logits)
                     terms[f"{name}distillation"] = self.params.distillation * distilled
                 if self.params.preservation:
-                    preserved = self._preservation(output, before, part, generator)
+                    preserved = self._preservation(output, before, part, related.result() if related else None)
                     terms[f"{name}preservation"] = self.params.preservation * preserved
         return terms
 
@@ -199,32 +206,34 @@ class CrossModalMoE:
         dropped = (chance < self.params.modality_dropout) & several
         return batch.keep({m: ~(dropped & (victim == i)) for i, m in enumerate(modalities)})
 
-    def _preservation(self, output: Output, before: Output, batch: Batch, generator: torch.Generator) -> Tensor:
-        presence = torch.cat([batch.presence, batch.presence.any(1, keepdim=True)], 1)
-        pairs = {**{str(m): (output.z[m], before.z[m]) for m in output.z}, FUSED: (output.fused, before.fused)}
-        terms = []
-        for i, (space, (now, then)) in enumerate(pairs.items()):
-            rows = presence[:, i]
-            if rows.sum() < 2:
-                continue
-            now, then = now[rows], then[rows]
-            if self.params.relations == "batch":
-                terms.append(preservation(in_batch(now), in_batch(then)))
-            elif (anchors := self._candidates(space, then, generator)) is not None:
-                terms.append(preservation(to_anchors(now, anchors), to_anchors(then, anchors)))
-        return torch.stack(terms).mean() if terms else output.fused.new_zeros(())
+    @property
+    def _asks_anchors(self) -> bool:
+        return self.teacher is not None and self.params.preservation > 0 and self.params.relations == "anchors"
 
-    def _candidates(self, space: str, then: Tensor, generator: torch.Generator) -> Tensor | None:
-        """The nearest anchors of each sample under the teacher and some strangers, ``[B, k + r, d]``."""
-        store = self.context.anchors
-        known = store.ids(space)
-        if not len(known):
-            return None
-        _, near = store.search(space, then.cpu().numpy(), min(self.params.neighbours, len(known)))
-        drawn = torch.randint(len(known), (len(then), self.params.strangers), generator=generator).numpy()
-        ids = np.concatenate([near, known[drawn]], 1)
-        vectors = store.vectors(space, ids.ravel()).reshape(*ids.shape, -1)
-        return torch.from_numpy(vectors).to(then.device)
+    def _relations(
+        self, before: Output, batch: Batch, generator: torch.Generator
+    ) -> Callable[[], dict[str, Relations]]:
+        """What asks the store how the teacher sees a batch: its nearest anchors, and strangers drawn here and now."""
+        store, queries, strangers = self.context.anchors, {}, {}
+        for space, then in _by_space(before, batch):
+            if len(known := store.ids(space)):
+                drawn = torch.randint(len(known), (len(then), self.params.strangers), generator=generator)
+                queries[space], strangers[space] = then.cpu().numpy(), known[drawn.numpy()]
+        return lambda: store.relations(queries, self.params.neighbours, strangers)
+
+    def _preservation(
+        self, output: Output, before: Output, batch: Batch, related: Mapping[str, Relations] | None
+    ) -> Tensor:
+        """To the anchors in `related`; inside the batch where it is None."""
+        terms = []
+        for (space, now), (_, then) in zip(_by_space(output, batch), _by_space(before, batch), strict=True):
+            if related is None:
+                terms.append(preservation(in_batch(now), in_batch(then)))
+            elif space in related:
+                anchors = torch.from_numpy(related[space].vectors).to(now.device)
+                similarities = torch.from_numpy(related[space].similarities).to(now.device)
+                terms.append(preservation(to_anchors(now, anchors), similarities))
+        return torch.stack(terms).mean() if terms else output.fused.new_zeros(())
 
     def _compensate(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor], presence: Tensor) -> None:
         store, there = self.context.anchors, self._spaces(presence)
@@ -233,9 +242,7 @@ class CrossModalMoE:
             if rows.sum() < 2:
                 continue
             matrix, offset, residual = fit_drift(before[space][rows].cpu(), after[space][rows].cpu())
-            if len(known := store.ids(space)):
-                former = torch.from_numpy(store.vectors(space, known)).double()
-                store.replace(space, known, (former @ matrix.T + offset).float().numpy())
+            store.carry(space, partial(_moved, matrix, offset))
             if space == FUSED:
                 self.readout.transport(FUSED, matrix, offset, residual)
 
@@ -268,3 +275,17 @@ class CrossModalMoE:
         met = torch.tensor(self._met, dtype=torch.bool, device=presence.device).reshape(-1, presence.shape[1])
         together = (presence[:, None] == met).all(2).any(1, keepdim=True)
         return torch.cat([presence, together], 1)
+
+
+def _moved(matrix: Tensor, offset: Tensor, former: np.ndarray) -> np.ndarray:
+    """Stored vectors ``[n, d]`` as they would be encoded now."""
+    now: np.ndarray = (torch.from_numpy(former).double() @ matrix.T + offset).float().numpy()
+    return now
+
+
+def _by_space(output: Output, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    """The representations ``[n, d]`` of the samples that have a space, for each space that two or more have."""
+    presence = torch.cat([batch.presence, batch.presence.any(1, keepdim=True)], 1)
+    for i, (space, all_of_them) in enumerate({**{str(m): z for m, z in output.z.items()}, FUSED: output.fused}.items()):
+        if (rows := presence[:, i]).sum() >= 2:
+            yield space, all_of_them[rows]

@@ -14,9 +14,8 @@ import torch
 
 from learner import registry
 from learner.trainer import Trainer
-from store.anchors import AnchorStore
 from store.lake import Lake
-from store.snapshots import load_snapshot
+from store.snapshots import load_anchors, load_snapshot
 from store.types import Modality, PalimpsestError
 from tests.learner.handmade import CLASSES, SPLITS, copied, make_lake, make_recipe, make_trainer, same
 
@@ -142,7 +141,7 @@ def test_training_lowers_the_loss(here):
 def test_anchors_are_kept_of_every_class_with_their_samples(here):
     trainer, data = make_trainer(here, make_recipe(anchors=2, **FAST))
     snapshots = learn_all(trainer, data)
-    store = AnchorStore.from_state(load_snapshot(here, snapshots[-1])["anchors"])
+    store = load_anchors(here, snapshots[-1], load_snapshot(here, snapshots[-1]))
     labels = store.table["label"].to_pylist()
     assert sorted(labels) == sorted([*CLASSES[:4], *CLASSES[:4]])
     assert store.spaces == ("fused", "imu", "text")

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from store.anchors import AnchorStore
 from store.lake import Lake
 from store.ledger import Ledger
-from store.snapshots import list_snapshots, load_snapshot, load_tree, save_snapshot, save_tree
+from store.snapshots import list_snapshots, load_anchors, load_snapshot, load_tree, save_snapshot, save_tree
 from store.types import Modality, PalimpsestError
 
 DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64".split()
@@ -143,3 +144,26 @@ def test_a_folder_whose_row_is_missing_is_written_again(lake: Lake, monkeypatch:
 def test_an_unknown_snapshot_is_told_and_stays_in_the_lake(lake: Lake, name: str) -> None:
     with pytest.raises(PalimpsestError):
         load_snapshot(lake, name)
+
+
+def test_anchors_lie_beside_the_snapshot_that_names_them(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, anchors = Ledger(lake), AnchorStore()
+    anchors.add([{"key": "k"}], {"fused": ([0], np.ones((1, 3)))})
+    append = Ledger.append
+
+    def checks(self: Ledger, table: str, rows: list[dict[str, Any]]) -> None:
+        assert len(AnchorStore.load(lake.run("run") / "anchors" / "001")) == 1  # complete before the row appears
+        append(self, table, rows)
+
+    monkeypatch.setattr(Ledger, "append", checks)
+    about = {"run_id": "run", "after_task": 1, "parent": None, "parameters": 1, "trained_parameters": 1}
+    name = save_snapshot(lake, ledger, tree={"x": 1}, memory_bytes=1, anchors=anchors, **about)
+    tree = load_snapshot(lake, name)
+    for mapped in (False, True):
+        found = load_anchors(lake, name, tree, mapped=mapped)
+        assert found.table.equals(anchors.table)
+        np.testing.assert_array_equal(found.vectors("fused"), anchors.vectors("fused"))
+    anchors.remove(keys=["k"])
+    anchors.save(lake.run("run") / "anchors" / "001")
+    with pytest.raises(PalimpsestError, match="others than the snapshot's"):
+        load_anchors(lake, name, tree)
