@@ -1,6 +1,7 @@
 """After each task, on every task seen: predictions by classifier and by retrieval, per modality subset.
 
-It writes what was predicted; what that means in accuracy or forgetting is SQL (`store/views.sql`).
+It writes what was predicted, and where the right anchors ranked; what that means in accuracy, recall or forgetting is
+SQL (`store/views.sql`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 
 from learner.data import Examples, Task
 from learner.methods.base import Method
+from learner.retrieval import Retrieval, average_precision, vote
 from store.anchors import AnchorStore
 from store.types import Modality
 
-NEIGHBOURS = 10
+NEIGHBOURS = 10  # that vote for a label
+RANKED = 100  # K, anchors that are ranked for each query
+SHOWN = 3  # of them that are kept by name
+FUSED = "fused"
 
 
 def subsets(modalities: Sequence[Modality]) -> Iterator[tuple[str, tuple[Modality, ...]]]:
@@ -27,6 +33,22 @@ def subsets(modalities: Sequence[Modality]) -> Iterator[tuple[str, tuple[Modalit
     yield "all", tuple(modalities)
 
 
+def searches(
+    name: str, chosen: Sequence[Modality], modalities: Sequence[Modality], *, aligned: bool
+) -> Iterator[tuple[str, str, str]]:
+    """What one modality set can be asked: (name, space of the queries, space of the anchors).
+
+    A single modality asks its own space, and those of the others (``audio>video``) where all were trained into one; a
+    set of several asks the fused space.
+    """
+    if name == "all" or len(chosen) > 1:
+        yield name, FUSED, FUSED
+        return
+    (own,) = chosen
+    yield name, own, own
+    yield from ((f"{own}>{other}", own, other) for other in modalities if aligned and other != own)
+
+
 @torch.no_grad()
 def predictions(
     method: Method, anchors: AnchorStore, tasks: Sequence[Task], splits: Sequence[str] = ("val", "test")
@@ -34,37 +56,67 @@ def predictions(
     """Rows for the ledger's `predictions`, but for the run: one a sample, protocol and modality subset.
 
     Samples that have none of a subset's modalities are left out of it; classes not learnt yet cannot be predicted.
+    Retrieval compares labels, not instances: an anchor is right when it has the query's label.
     """
+    retrieval = Retrieval(anchors)
     for task in tasks:
         for split in splits:
-            yield from _of_split(method, anchors, task.number, split, getattr(task, split))
+            yield from _of_split(method, retrieval, task.number, split, getattr(task, split))
 
 
 def _of_split(
-    method: Method, anchors: AnchorStore, number: int, split: str, examples: Examples
+    method: Method, retrieval: Retrieval, number: int, split: str, examples: Examples
 ) -> Iterator[dict[str, Any]]:
     classes = examples.index.classes
+    aligned = getattr(method, "aligned", False)
     for batch in examples.batches(128):
-        for name, chosen in subsets(list(batch.masks)):
+        modalities = list(batch.masks)
+        for name, chosen in subsets(modalities):
             part = batch.only(chosen)
-            there = part.presence.any(1).tolist()
-            space = chosen[0] if len(chosen) == 1 and name != "all" else "fused"
+            there = part.presence.any(1).cpu().numpy()
+            rows = [
+                {"on_task": number, "split": split, "key": example.key, "label": example.label}
+                for example, present in zip(batch.examples, there, strict=True)
+                if present
+            ]
+            if not rows:
+                continue
             spaces = method.embed(part)
-            confidence, best = (column.tolist() for column in method.predict(part, spaces).softmax(1).max(1))
-            if known := len(anchors.ids(space)) > 0:  # of a modality that training never met there are none
-                nearest, share = anchors.knn(space, spaces[space].cpu().numpy(), NEIGHBOURS)
-            for i, example in enumerate(batch.examples):
-                if not there[i]:
+            confidence, best = (column.cpu().numpy() for column in method.predict(part, spaces).softmax(1).max(1))
+            for row, share, number_of_class in zip(rows, confidence[there], best[there], strict=True):
+                by_head = {"predicted": classes[number_of_class], "confidence": float(share)}
+                yield {**row, "modalities": name, "protocol": "classifier", **by_head}
+            for asked, query, space in searches(name, chosen, modalities, aligned=aligned):
+                if not {space, query} <= set(retrieval.anchors.spaces):  # training never met that modality
                     continue
-                row = {
-                    "on_task": number,
-                    "split": split,
-                    "modalities": name,
-                    "key": example.key,
-                    "label": example.label,
-                }
-                by_head = {"predicted": classes[best[i]], "confidence": confidence[i]}
-                yield {**row, "protocol": "classifier", **by_head}
-                if known:
-                    by_anchor = {"predicted": nearest[i], "confidence": float(share[i])}
-                    yield {**row, "protocol": "retrieval", **by_anchor}
+                queries, labels = spaces[query].cpu().numpy()[there], [str(row["label"]) for row in rows]
+                found = _retrieved(retrieval, space, query, queries, labels)
+                for row, by_anchor in zip(rows, found, strict=True):
+                    yield {**row, "modalities": asked, "protocol": "retrieval", **by_anchor}
+
+
+def _retrieved(
+    retrieval: Retrieval, space: str, asked: str, queries: np.ndarray, labels: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """What each of the queries ``[B, D]`` finds in `space`.
+
+    ``hit`` is the rank, from 1, of the first anchor of the query's label among the nearest `RANKED`, None where there
+    is none; ``average_precision`` is over those ranked; ``novelty`` is 1 less the cosine to the nearest.
+    """
+    similarity, ids = retrieval.search(space, queries, RANKED, asked=asked)  # [B, K], [B, K]
+    found = retrieval.anchors.labels(ids)
+    predicted, share = vote(similarity[:, :NEIGHBOURS], found[:, :NEIGHBOURS])
+    right = found == np.array(labels, dtype=object)[:, None]
+    first = np.where(right.any(1), right.argmax(1) + 1, 0).tolist()
+    average = average_precision(right, [retrieval.labels(space)[label] for label in labels]).tolist()
+    shown = ids[:, :SHOWN]
+    nearest = np.array(retrieval.anchors.rows(shown.ravel())["key"].to_pylist(), dtype=object).reshape(shown.shape)
+    for i in range(len(queries)):
+        yield {
+            "predicted": predicted[i],
+            "confidence": share[i],
+            "hit": first[i] or None,
+            "average_precision": average[i],
+            "novelty": 1 - float(similarity[i, 0]),
+            "nearest": nearest[i].tolist(),
+        }

@@ -65,6 +65,53 @@ SELECT one.run_id, one.stream, one.method, one.seed, one.protocol, one.split, on
 FROM stream_summary one
 JOIN stream_summary whole USING (run_id, protocol, split) WHERE whole.modalities = 'all';
 
+-- Other figures than accuracy, one a row. weighted_f1 = F1 of each class, 2 right / (samples + times predicted), weighted by
+-- its samples. Of protocol retrieval, where a query's nearest anchors were ranked, up to K of them (RANKED in learner/evaluate.py):
+-- recall@k = share of queries with an anchor of their label among the nearest k; map = mean of the queries' average precision,
+-- the sum over ranks i that hold an anchor of its label of (such anchors up to i) / i, divided by min(such anchors in all, K).
+CREATE OR REPLACE VIEW task_metrics AS
+WITH confusion AS (
+    SELECT run_id, after_task, on_task, protocol, modalities, split, label, predicted, count(*) AS times
+    FROM predictions GROUP BY ALL
+), counted AS (
+    SELECT *,
+        sum(times) OVER (PARTITION BY run_id, after_task, on_task, protocol, modalities, split, label) AS samples,
+        sum(times) OVER (PARTITION BY run_id, after_task, on_task, protocol, modalities, split, predicted) AS guesses
+    FROM confusion
+), found AS (
+    SELECT run_id, after_task, on_task, protocol, modalities, split, count(*) FILTER (hit <= 1) / count(*) AS in_1,
+        count(*) FILTER (hit <= 5) / count(*) AS in_5, count(*) FILTER (hit <= 10) / count(*) AS in_10,
+        avg(average_precision) AS map
+    FROM predictions WHERE protocol = 'retrieval' AND average_precision IS NOT NULL GROUP BY ALL
+), figures AS (
+    SELECT run_id, after_task, on_task, protocol, modalities, split, 'weighted_f1' AS metric,
+        coalesce(sum(samples * 2 * times / (samples + guesses)) FILTER (label = predicted), 0) / sum(times) AS value
+    FROM counted GROUP BY ALL
+    UNION ALL
+    SELECT * EXCLUDE (in_1, in_5, in_10, map), unnest(['recall@1', 'recall@5', 'recall@10', 'map']) AS metric,
+        unnest([in_1, in_5, in_10, map]) AS value
+    FROM found
+)
+SELECT f.run_id, r.stream, r.scenario, r.method, r.seed, f.after_task, f.on_task, t.task_name, f.protocol, f.modalities,
+    f.split, f.metric, f.value
+FROM figures f JOIN runs r USING (run_id) LEFT JOIN tasks t ON t.stream = r.stream AND t.task = f.on_task;
+
+-- One row a run and metric, as in stream_summary: the mean over the tasks seen so far, averaged over the steps and at the end.
+CREATE OR REPLACE VIEW metric_summary AS
+WITH steps AS (
+    SELECT run_id, stream, scenario, method, seed, protocol, modalities, split, metric, after_task, avg(value) AS step_value
+    FROM task_metrics WHERE on_task <= after_task GROUP BY ALL
+)
+SELECT * EXCLUDE (after_task, step_value), avg(step_value) AS average_value, arg_max(step_value, after_task) AS last_value
+FROM steps GROUP BY ALL;
+
+-- What held-out samples of known things look like to a snapshot, by modality set: one in forty lies farther from every anchor
+-- than novelty_bound, one in forty is classified less surely than confidence_bound; at most one in twenty does either.
+CREATE OR REPLACE VIEW familiarity AS
+SELECT snapshot_id, modalities, quantile_cont(novelty, 0.975) FILTER (protocol = 'retrieval') AS novelty_bound,
+    quantile_cont(confidence, 0.025) FILTER (protocol = 'classifier') AS confidence_bound, count(novelty) AS samples
+FROM predictions WHERE split = 'val' GROUP BY ALL HAVING count(novelty) > 0;
+
 -- Where a figure comes from: the snapshot it was measured on, the samples that snapshot had learned, their shards and sources.
 CREATE OR REPLACE VIEW lineage AS
 SELECT n.snapshot_id, n.run_id, r.stream, r.method, r.seed, n.after_task, n.path AS snapshot, ts.task AS learned_task,

@@ -18,6 +18,7 @@ COMMANDS = (
     learn.update,
     learn.evaluate,
     learn.predict,
+    learn.similar,
     learn.pretrain,
     tables.report,
     tables.sql,

@@ -17,6 +17,14 @@ WHERE protocol = 'classifier' AND modalities = 'all' AND split = 'test' GROUP BY
 SELECT stream, method, modalities, avg(last_accuracy) AS last_accuracy FROM stream_summary
 WHERE protocol = 'classifier' AND split = 'test' GROUP BY ALL ORDER BY ALL;
 
+-- How well are anchors found, also by sound that asks for pictures (audio>video)?
+SELECT stream, method, modalities, metric, avg(last_value) AS last_value FROM metric_summary
+WHERE protocol = 'retrieval' AND split = 'test' GROUP BY ALL ORDER BY ALL;
+
+-- Which test samples are least like anything remembered?
+SELECT key, label, predicted, novelty, nearest FROM predictions
+WHERE protocol = 'retrieval' AND modalities = 'all' AND split = 'test' ORDER BY novelty DESC LIMIT 20;
+
 -- Which classes are taken for which?
 SELECT label, predicted, count(*) AS times FROM predictions
 WHERE label <> predicted AND protocol = 'classifier' AND modalities = 'all' GROUP BY ALL ORDER BY times DESC LIMIT 20;

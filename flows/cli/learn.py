@@ -1,4 +1,4 @@
-"""Commands of the learner: update, evaluate, predict, pretrain."""
+"""Commands of the learner: update, evaluate, predict, similar, pretrain."""
 
 from __future__ import annotations
 
@@ -92,13 +92,43 @@ def predict(
 ) -> None:
     """Label FILES with the champion of STREAM.
 
-    Prints label, confidence, and the nearest anchors with the recordings they come from.
+    Prints label, confidence, how novel it is, and the nearest anchors with the recordings they come from. Where too
+    much of it is like nothing that was learnt, a sentence on stderr says so.
     """
     if not files and manifest is None:
         raise click.UsageError("nothing to label: name one or more files, or a --manifest")
+    from flows.predict import doubt
     from flows.predict import predict as run
 
     rows = run(lake, stream, files, start=start, end=end, manifest=manifest)
+    show(list(rows[0]) if rows else [], rows, form)
+    if doubted := doubt(rows):
+        click.echo(doubted, err=True)
+
+
+@click.command(epilog="Example: palimpsest similar samsemo recordings/one.mp4 --by audio --count 3")
+@click.argument("stream")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--start", type=float, metavar="S", help="Seconds from the recording's start.")
+@click.option("--end", type=float, metavar="S", help="Without times, a window after the other.")
+@click.option("--by", metavar="WHAT", help="audio, or 'audio>video': sound asks for pictures. Default: all there is.")
+@click.option("--count", type=click.IntRange(min=1), default=5, show_default=True, help="Recordings to show.")
+@click.option("--format", "form", type=FORMATS, default="table", show_default=True)
+@with_existing_lake
+def similar(
+    lake: Lake,
+    stream: str,
+    file: Path,
+    start: float | None,
+    end: float | None,
+    by: str | None,
+    count: int,
+    form: str,
+) -> None:
+    """Find the recordings most like FILE among what the champion of STREAM remembers."""
+    from flows.similar import similar as run
+
+    rows = run(lake, stream, file, start=start, end=end, by=by, count=count)
     show(list(rows[0]) if rows else [], rows, form)
 
 

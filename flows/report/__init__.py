@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from flows.report.svg import Line, chart
+from flows.report.thumbnails import thumbnail
 from store.champions import champion
 from store.lake import Lake, put
 from store.ledger import Ledger
@@ -34,7 +35,15 @@ QUERIES = {
         ORDER BY run_id, after_task, on_task""",
     "ablation": f"""
         SELECT run_id, protocol, modalities, last_accuracy, lost_against_all FROM modality_ablation
-        WHERE {MEASURED} ORDER BY run_id, modalities <> 'all', modalities, protocol""",
+        WHERE {MEASURED} AND NOT contains(modalities, '>')
+        ORDER BY run_id, modalities <> 'all', modalities, protocol""",
+    "retrieval": f"""
+        SELECT run_id, modalities, metric, last_value FROM metric_summary
+        WHERE {MEASURED} AND protocol = 'retrieval' AND metric <> 'weighted_f1'
+        UNION ALL
+        SELECT run_id, modalities, 'accuracy', last_accuracy FROM stream_summary
+        WHERE {MEASURED} AND protocol = 'retrieval'
+        ORDER BY run_id, modalities <> 'all', contains(modalities, '>'), modalities, metric""",
     "learned": """
         SELECT n.run_id, n.after_task, e.detail, e.seconds FROM events e JOIN snapshots n ON n.snapshot_id = e.subject
         JOIN runs r ON r.run_id = n.run_id WHERE e.kind = 'learned' AND r.stream = $stream
@@ -54,6 +63,16 @@ QUERIES = {
         SELECT count(*) AS samples, count(DISTINCT recording) AS recordings, sum(duration_s) / 3600 AS hours
         FROM samples JOIN streams USING (dataset) WHERE stream = $stream""",
 }
+ASKED = 8  # test samples whose nearest anchors are shown
+NEAREST = f"""
+        SELECT key, label, predicted, round(novelty, 3) AS novelty, nearest FROM predictions
+        WHERE snapshot_id = $snapshot AND split = 'test' AND protocol = 'retrieval' AND modalities = 'all'
+            AND len(nearest) > 0
+        QUALIFY row_number() OVER (PARTITION BY label ORDER BY predicted = label, key) = 1
+        ORDER BY predicted = label, key LIMIT {ASKED}"""
+SHOWN = """
+    SELECT i.*, c.source_path FROM sample_index i LEFT JOIN recordings c USING (dataset, recording)
+    WHERE i.dataset = $dataset AND list_contains($keys, i.key)"""
 
 
 def report(lake: Lake, stream: str, *, out: Path | None = None) -> Path:
@@ -76,16 +95,36 @@ def report(lake: Lake, stream: str, *, out: Path | None = None) -> Path:
         has = f"it has {', '.join(known)}" if known else "`palimpsest update STREAM` begins one"
         raise PalimpsestError(f"no stream {stream!r} in {lake.root}: {has}")
     found = {name: ledger.rows(sql, {"stream": stream}) for name, sql in QUERIES.items()}
-    literal = "'" + stream.replace("'", "''") + "'"
+    in_use = champion(ledger, stream)
+    nearest = _nearest(ledger, known[stream]["dataset"], in_use) if in_use else []
+    literals = {"$stream": stream, "$snapshot": in_use or ""}
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(percent=_percent, number=lambda value: "–" if value is None else f"{value:,}")
     text = page.from_string(Path(__file__).with_name("report.html").read_text()).render(
-        **_view(known[stream], found, champion(ledger, stream)),
-        sql={name: _dedent(sql).replace("$stream", literal) for name, sql in QUERIES.items()},
+        **_view(known[stream], found, in_use),
+        nearest=nearest,
+        measures=("accuracy", "recall@1", "recall@5", "recall@10", "map"),
+        sql={name: _dedent(_filled(sql, literals)) for name, sql in {**QUERIES, "nearest": NEAREST}.items()},
     )
     path = out or lake.reports / f"{slug(stream)}.html"
     put(path, text.encode())
     return path
+
+
+def _nearest(ledger: Ledger, dataset: str, snapshot: str) -> list[Row]:
+    """Some test samples, those taken for another class first, and the anchors that lay nearest to each, to look at."""
+    asked = ledger.rows(NEAREST, {"snapshot": snapshot})
+    keys = sorted({key for row in asked for key in (row["key"], *row["nearest"])})
+    index = {row["key"]: row for row in ledger.rows(SHOWN, {"dataset": dataset, "keys": keys})}
+
+    def look(key: str) -> Row:
+        row = index.get(key)  # None of what was erased since
+        if row is None:
+            return {"glance": "", "label": "", "source": "", "at": None}
+        label, source = ", ".join(row["labels"] or ()), row["source_path"] or row["recording"]
+        return {"glance": thumbnail(ledger.lake, row), "label": label, "source": source, "at": row["start_s"]}
+
+    return [{**row, **look(row["key"]), "label": row["label"], "anchors": map(look, row["nearest"])} for row in asked]
 
 
 def _view(stream: Row, found: Mapping[str, list[Row]], in_use: str | None) -> dict[str, Any]:
@@ -117,6 +156,7 @@ def _view(stream: Row, found: Mapping[str, list[Row]], in_use: str | None) -> di
         "curves": chart(lines, ticks=dict(enumerate(tasks, 1)), top=1.0, percent=True) if lines else None,
         "matrices": {run: _square(matrix[run], len(tasks)) for run in order if run in matrix},
         "ablation": {run: _subsets(ablation[run]) for run in order if run in ablation},
+        "retrieval": {run: _by_metric(rows) for run, rows in _by_run(found["retrieval"]).items() if run in order},
         "told": told,
         "losses": _losses(learned[told]) if told else {},
         "experts": _experts(learned[told]) if told else {},
@@ -144,6 +184,14 @@ def _subsets(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
     table: dict[str, dict[str, Row]] = {}
     for row in rows:
         table.setdefault(row["modalities"], {})[row["protocol"]] = row
+    return table
+
+
+def _by_metric(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+    """Modality set -> metric -> value after the last task."""
+    table: dict[str, dict[str, float]] = {}
+    for row in rows:
+        table.setdefault(row["modalities"], {})[row["metric"]] = row["last_value"]
     return table
 
 
@@ -186,6 +234,12 @@ def _by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _filled(sql: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        sql = sql.replace(name, "'" + value.replace("'", "''") + "'")
+    return sql
 
 
 def _dedent(sql: str) -> str:

@@ -1,10 +1,11 @@
-"""Line charts as inline SVG."""
+"""Line charts and small drawings of signals as inline SVG."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup, escape
 
 COLOURS = (
@@ -84,6 +85,35 @@ def chart(
         drawn.append(f'<text x="{x + 24:.0f}" y="{y}">{escape(kind)}</text>')
     whole = height + (ROW * -(-len(kinds) // columns) + 4 if legend else 0)
     return Markup(f'<svg viewBox="0 0 {width} {whole}" width="{width}" role="img">{"".join(drawn)}</svg>')
+
+
+def envelope(audio: np.ndarray, *, width: int, height: int) -> Markup:
+    """How loud a sound ``[T]``, -1 to 1, is over its length: its least and greatest value in each pixel's column."""
+    columns = np.array_split(audio, min(width, len(audio)))
+    middle, scale = height / 2, height / 2 / max(float(np.abs(audio).max()), 1e-6)
+    bars = "".join(
+        f"M{x} {middle - scale * float(part.max()):.1f}V{middle - scale * float(part.min()):.1f}"
+        for x, part in enumerate(columns)
+    )
+    return _drawing(f'<path d="{bars}" stroke="{COLOURS[0]}"/>', width, height)
+
+
+def traces(signals: np.ndarray, *, width: int, height: int) -> Markup:
+    """Signals ``[T, n]`` as n lines over their length, all on one scale."""
+    rows = signals[np.linspace(0, len(signals) - 1, min(width, len(signals))).round().astype(int)]
+    low, high = float(rows.min()), float(rows.max())
+    y = height * (1 - (rows - low) / max(high - low, 1e-6))
+    x = np.linspace(0, width, len(rows))
+    lines = [
+        f'<polyline points="{" ".join(f"{a:.0f},{b:.1f}" for a, b in zip(x, column, strict=True))}" '
+        f'fill="none" stroke="{COLOURS[n % len(COLOURS)]}"/>'
+        for n, column in enumerate(y.T)
+    ]
+    return _drawing("".join(lines), width, height)
+
+
+def _drawing(content: str, width: int, height: int) -> Markup:
+    return Markup(f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">{content}</svg>')
 
 
 def _short(value: float) -> str:

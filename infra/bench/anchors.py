@@ -222,8 +222,8 @@ def learnt(work: Path, anchors: int) -> tuple[Trainer, stream.StreamData]:
     one, ledger = build.run(recipe, method=None, seed=0, overridden=True), Ledger(lake)
     stream.seal(ledger, recipe)
     data = stream.load(ledger, recipe, build.modalities(ledger, recipe, one))
-    trainer = build.trainer(lake, ledger, recipe, one, snapshot=None, past=())
-    trainer.features.prepare(data.shards)
+    trainer = build.trainer(lake, ledger, recipe, one, snapshot=None)
+    trainer.features.prepare(data.shards(data.names))
     trainer.learn(trainer.task(1, data.names[1], data.tasks[1]))
     return trainer, data
 

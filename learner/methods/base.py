@@ -50,6 +50,9 @@ class Method(Protocol):
     Attributes:
         scope: ``task`` learns from the current task's samples, ``seen`` from all so far (joint training).
         nbytes: bytes of statistics derived from past data, anchors and exemplars apart.
+
+    A method whose modalities are trained into one space, so that a sound may ask for a video, says so by a true
+    attribute ``aligned``; without it they are not asked for each other.
     """
 
     scope: Literal["task", "seen"]

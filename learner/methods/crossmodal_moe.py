@@ -94,6 +94,11 @@ class CrossModalMoE:
         return self.readout.nbytes
 
     @property
+    def aligned(self) -> bool:
+        """Whether training draws the modalities into one space."""
+        return self.params.alignment > 0
+
+    @property
     def modules(self) -> nn.Module:
         """The network."""
         return self.network

@@ -77,7 +77,13 @@ def _snapshot(ledger: Ledger, run: str, after: int, row: list[int]) -> None:
         | {"modalities": given, "key": f"{on}-{i}", "label": "right", "predicted": "right" if i < count else "wrong"}
         for on, right in enumerate(row, 1)
         for protocol in ("classifier", "retrieval")
-        for given, count in (("all", right), ("audio", 2))
+        for given, count in (("all", right), ("audio", 2), ("audio>video", 2))
+        if protocol == "retrieval" or ">" not in given
         for i in range(4)
     ]
+    for row in rows:
+        if row["protocol"] == "retrieval":
+            i = int(row["key"][-1])
+            row |= {"hit": (1, 2, 7, None)[i], "average_precision": (1.0, 0.4, 0.2, 0.0)[i], "novelty": 0.25}
+            row |= {"nearest": ["k1", "k2"]}
     ledger.append("predictions", rows)

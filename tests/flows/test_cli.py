@@ -75,6 +75,9 @@ def test_sql_examples_all_run(cli: Cli, learned: Ledger) -> None:
         (["evaluate", "grid-words"], 1, "palimpsest update grid-words"),
         (["predict", "grid-words"], 2, "--manifest"),
         (["predict", "grid-words", "x.mp4"], 1, "no champion"),
+        (["similar", "grid-words"], 2, "FILE"),
+        (["similar", "grid-words", "x.mp4"], 1, "no champion"),
+        (["similar", "grid-words", "x.mp4", "--count", "0"], 2, "--count"),
         (["ingest", "folder"], 1, "palimpsest source folder DIR"),
         (["ingest", "folder", "--source", "/nowhere"], 1, "/nowhere"),
         (["ingest", "folder", "--workers", "0"], 2, "--workers"),
@@ -160,6 +163,20 @@ def test_update_prints_what_it_did_and_ends_with_3_when_refused(
     assert ["classifier", "0.9375", "0.875", "0.25", "-0.25", "2"] in lines
     told["refused"] = []
     assert cli("update", "toy").exit_code == 0
+
+
+def test_predict_says_on_stderr_where_much_is_unfamiliar(
+    cli: Cli, learned: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import flows.predict
+
+    rows = [{"file": f"{i}.wav", "unfamiliar": i < 9, "domain": None} for i in range(12)]
+    monkeypatch.setattr(flows.predict, "predict", lambda *args, **kwargs: rows)
+    result = cli("predict", "toy", "x.wav", "--format", "json")
+    assert json.loads(result.stdout) == rows
+    assert "9 of 12 look like nothing this stream has learnt" in result.stderr
+    rows[:] = rows[9:]
+    assert cli("predict", "toy", "x.wav").stderr == ""
 
 
 def test_snapshots_show_the_one_in_use_and_rollback_changes_it(cli: Cli, learned: Ledger) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from flows.predict import predict
+from flows.predict import doubt, predict
 from flows.update import update
 from store import champions
 from store.lake import Lake
 from store.ledger import Ledger
 from store.types import PalimpsestError
-from tests.learner.handmade import CLASSES, copied, make_lake, make_recipe, make_trainer, signals
+from tests.learner.handmade import CLASSES, arrive, copied, make_lake, make_recipe, make_trainer, png, signals
 
 MODALITIES = ("text", "image")
 RECIPE = make_recipe(modalities=MODALITIES, method="crossmodal-moe", epochs=2)
@@ -111,3 +112,63 @@ def test_a_file_of_no_use_is_named(taught, tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(PalimpsestError, match=message):
         predict(taught, RECIPE, [tmp_path / name])
+
+
+def test_what_was_never_learnt_is_flagged_and_what_was_is_not(taught, files, tmp_path):
+    """Noise and letters that no class has, beside new files of the known classes."""
+    strange = {"noise.png": png(np.random.default_rng(0).integers(0, 256, (64, 64, 3))), "odd.txt": b"qqqqqqqq wwwwwww"}
+    for name, content in strange.items():
+        (tmp_path / name).write_bytes(content)
+    known = predict(taught, RECIPE, [files[f"{label}.png"] for label in CLASSES[:4]])
+    assert sum(row["unfamiliar"] for row in known) <= 1
+    assert all(row["unfamiliar"] for row in predict(taught, RECIPE, [tmp_path / name for name in strange]))
+
+
+def test_flags_are_what_the_view_of_known_things_says(taught, files):
+    bounds = {row["modalities"]: row for row in Ledger(taught).rows("FROM familiarity")}
+    for suffix, modality in (("txt", "text"), ("png", "image")):
+        for row in predict(taught, RECIPE, [files[f"{label}.{suffix}"] for label in CLASSES[:4]]):
+            bound = bounds[modality]
+            beyond = row["novelty"] > bound["novelty_bound"] or row["confidence"] < bound["confidence_bound"]
+            assert row["unfamiliar"] == beyond
+
+
+def test_the_domain_is_that_of_most_of_the_nearest(tmp_path, files):
+    lake = make_lake(tmp_path, ("text",), labels=CLASSES[:2], domain="north")
+    arrive(lake, labels=CLASSES[2:4], modalities=("text",), domain="south")
+    by_domain = {"scenario": "domain-incremental", "by": "domain"}
+    recipe = make_recipe(modalities=("text",), stream=by_domain, method="slda")
+    update(lake, recipe)
+    rows = predict(lake, recipe, [files[f"{label}.txt"] for label in CLASSES[:4]])
+    assert [row["domain"] for row in rows] == ["north", "north", "south", "south"]
+
+
+def rows_of(unfamiliar: list[bool | None], domain: str | None = None) -> list[dict[str, object]]:
+    return [{"unfamiliar": flag, "domain": domain} for flag in unfamiliar]
+
+
+@pytest.mark.parametrize(
+    ("beyond", "of", "told"),
+    [
+        (1, 1, False),  # one file: its row says it
+        (2, 2, True),  # 0.05 squared
+        (2, 12, False),  # twelve times in a hundred
+        (4, 12, True),
+        (9, 100, False),
+        (12, 100, True),
+        (80, 1000, False),  # no coincidence, but hardly more than would be expected
+        (0, 0, False),
+    ],
+)
+def test_only_what_chance_does_not_explain_is_doubted(beyond, of, told):
+    rows = rows_of([True] * beyond + [False] * (of - beyond) + [None] * 3)
+    assert (doubt(rows) is not None) == told
+
+
+def test_doubt_is_one_plain_sentence_and_names_the_nearest_domain():
+    told = doubt(rows_of([True] * 9 + [False] * 3))
+    assert told == (
+        "9 of 12 look like nothing this stream has learnt (0.6 would be expected): an unknown class or domain?"
+    )
+    rows = rows_of([True] * 4, "theo") + rows_of([True] * 5, "george") + rows_of([False] * 3, "lucas")
+    assert str(doubt(rows)).endswith("The nearest domain is george (5 of 9).")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flows.report import report
 from store.lake import Lake
 from store.ledger import Ledger
-from store.types import PalimpsestError
+from store.shards import write_shard
+from store.types import PalimpsestError, Sample
 from tests.flows.conftest import CHAMPION
 
 
@@ -26,7 +31,7 @@ class Rows(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "img"):
             self.open.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -69,17 +74,68 @@ def test_the_champion_comes_first_and_the_gate_is_told(page: str) -> None:
         ("refused", "forgets 25.0%, more than 15.0%"),
         ("promoted", "by hand"),
     ]
-    assert re.findall(r"<summary>(.*?) · seed", page) == ["crossmodal-moe", "finetune"] * 2  # matrices, ablations
+    assert (
+        re.findall(r"<summary>(.*?) · seed", page) == ["crossmodal-moe", "finetune"] * 3
+    )  # matrices, ablations, retrieval
 
 
 def test_the_sql_behind_each_figure_can_be_pasted(page: str, learned: Ledger) -> None:
     queries = [html.unescape(query) for query in re.findall("<pre>(.*?)</pre>", page, re.DOTALL)]
-    assert len(queries) == 10
+    assert len(queries) == 12
     assert all(learned.rows(query) for query in queries)
 
 
-def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
-    assert not re.search("https?:|<script|<link|<img|@import|url\\(", page)
+def test_nothing_is_loaded_from_elsewhere(lake: Lake, learned: Ledger) -> None:
+    store_samples(lake, learned)
+    page = report(lake, "toy").read_text()
+    assert not re.search("https?:|<script|<link|@import|url\\(", page)
+    assert set(re.findall("<img src=[^,]*", page)) == {'<img src="data:image/jpeg;base64'}
+
+
+def test_what_is_found_again_is_told_by_run_and_modality_set(page: str) -> None:
+    # Of four samples each, ranks 1, 2, 7 and none; the votes are those of the accuracy matrix.
+    parsed = Rows(page)
+    assert ["given", "accuracy", "recall@1", "recall@5", "recall@10", "map"] in parsed.rows
+    assert ["all", "87.5", "25.0", "50.0", "75.0", "40.0"] in parsed.rows
+    assert ["audio>video", "50.0", "25.0", "50.0", "75.0", "40.0"] in parsed.rows
+
+
+def test_the_nearest_recordings_are_shown_wrong_ones_first(lake: Lake, learned: Ledger) -> None:
+    store_samples(lake, learned)
+    text = report(lake, "toy").read_text()
+    shown = text[text.index("Nearest recordings") :]
+    rows = [row for row in Rows(text).rows if any("first.mp4" in cell for cell in row)]
+    assert len(rows) == 1 and rows[0][0].startswith("right, taken for wrong") and "novelty 0.25" in rows[0][0]
+    assert "first.mp4 at 2.50 s" in rows[0][1]  # k1, with picture, sound, motion and words
+    assert "second.mp4" in rows[0][2]
+    picture = Image.open(io.BytesIO(base64.b64decode(re.findall('base64,([^"]*)', shown)[0])))
+    assert picture.size == (96, 48)
+    assert "<q>&lt;b&gt;two words&lt;/b&gt;</q>" in shown
+    assert len(re.findall('<svg viewBox="0 0 96 32".*?</svg>', shown)) == 2
+    assert len(text) < 200_000
+
+
+def test_without_its_shards_the_page_names_recordings_all_the_same(page: str) -> None:
+    assert "first.mp4" in page and "second.mp4" in page
+    assert "<img" not in page
+
+
+def store_samples(lake: Lake, ledger: Ledger) -> None:
+    """Put the toy samples into a shard: one with all that can be drawn, one of plain text."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (400, 200), "red").save(buffer, "JPEG")
+    tone = (20000 * np.sin(np.arange(8000))).astype(np.int16)
+    told = {"tracks": {"audio": {"rate_hz": 16000}}}
+    full = Sample("k1", told, image=buffer.getvalue(), audio=tone, text="<b>two words</b>")
+    full.imu = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
+    shard = write_shard(lake.shard_url("toys", "s.tar"), [full, Sample("k2", {}, text="two")])
+    for row, entry in zip(ledger.rows("FROM samples ORDER BY key"), shard.entries, strict=True):
+        del row["recorded_at"]
+        where = {"offset": entry.offset, "size": entry.size, "checksum": entry.checksum}
+        ledger.append(
+            "samples", [row | where | {"modalities": ["image"], "start_s": 2.5 if entry.key == "k1" else 0.0}]
+        )
+    ledger.append("shards", [{"dataset": "toys", "shard": "s.tar", "batch": "b", "url": shard.url, "samples": 2}])
 
 
 def test_a_stream_without_results_says_so(lake: Lake) -> None:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from flows import build, stream
-from learner.order import epoch_order
+from learner.order import Order
 from learner.trainer import Trainer
 from store.lake import Lake
 from store.ledger import Ledger
+from store.types import Split
 from tests.learner.handmade import CLASSES, make_lake, make_recipe, make_trainer
 
 pytestmark = pytest.mark.gpu
@@ -38,7 +39,9 @@ def test_a_training_step_agrees_with_the_cpu(here, monkeypatch):
     head, losses = None, []
     for device in ("cpu", "cuda"):
         monkeypatch.setattr(build, "device", lambda device=device: torch.device(device))
-        trainer = build.trainer(here, Ledger(here), recipe, one, snapshot=snapshot, past=data.tasks[1]["train"])
+        trainer = build.trainer(
+            here, Ledger(here), recipe, one, snapshot=snapshot, find=data.tasks[1][Split.TRAIN].find
+        )
         losses.append(two_steps(trainer, data, device, head))
         head = losses[0].pop("head") if device == "cpu" else None
     assert losses[1] == pytest.approx(losses[0], rel=1e-2, abs=1e-3)
@@ -53,7 +56,7 @@ def two_steps(trainer: Trainer, data: stream.StreamData, device: str, head: torc
     else:
         found = {}
         parameter.data.copy_(head)  # fresh rows are drawn on the device
-    batch = task.train.batch(epoch_order(len(task.train), seed=0, task=2, epoch=0)[:8])
+    batch = task.train.batch(Order(seed=0, task=2, size=len(task.train), batch=8).step(0)).to(torch.device(device))
     assert {tensor.device.type for tensor in (*batch.tokens.values(), *batch.masks.values(), batch.labels)} == {device}
     optimizer = torch.optim.SGD([p for group in groups for p in group["params"]], lr=1e-2)
     for step in range(2):
@@ -87,7 +90,7 @@ def test_features_agree_with_the_cpu(tmp_path, monkeypatch):
         monkeypatch.setattr(build, "device", lambda device=device: torch.device(device))
         lake = make_lake(tmp_path / device, ("imu", "text", "image"), labels=CLASSES[:1])
         trainer, data = make_trainer(lake, make_recipe(modalities=("imu", "text", "image")))
-        found.append(trainer.features.batch(data.tasks[1]["train"], [0] * 6, [0] * 6))
+        found.append(trainer.features.batch(data.tasks[1][Split.TRAIN], [0] * 6, [0] * 6))
     for m in found[0].tokens:
         torch.testing.assert_close(found[1].tokens[m].cpu(), found[0].tokens[m], atol=2e-2, rtol=1e-2)
         torch.testing.assert_close(found[1].pooled[m].cpu(), found[0].pooled[m], atol=1e-3, rtol=1e-3)

@@ -165,9 +165,13 @@ def test_all_that_is_known_is_predicted_by_both_protocols_and_every_subset(here)
         "SELECT after_task, on_task, split, protocol, modalities, count(*) AS n, min(confidence) AS low, "
         "max(confidence) AS high FROM predictions GROUP BY ALL"
     )
-    assert len(rows) == 3 * 2 * 2 * 3
+    assert len(rows) == 3 * 2 * (3 + 5)
     assert {(row["after_task"], row["on_task"]) for row in rows} == {(1, 1), (2, 1), (2, 2)}
-    assert {row["modalities"] for row in rows} == {"imu", "text", "all"}
+    by = {(row["protocol"], row["modalities"]) for row in rows}
+    assert by == {(p, m) for p in ("classifier", "retrieval") for m in ("imu", "text", "all")} | {
+        ("retrieval", "imu>text"),
+        ("retrieval", "text>imu"),
+    }
     assert all(row["n"] == 4 and 0 < row["low"] <= row["high"] <= 1 + 1e-6 for row in rows)
 
 

@@ -139,6 +139,82 @@ def test_modality_ablation_is_what_is_lost_against_all(ledger: Ledger) -> None:
     assert [row["lost_against_all"] for row in rows] == pytest.approx([0, 1 / 3])
 
 
+def ranked(
+    ledger: Ledger, run_id: str, after: int, on: int, hits: list[int | None], precisions: list[float], **row: str
+):
+    row = {"protocol": "retrieval", "modalities": "audio>video", "split": "test", "snapshot_id": f"{run_id}/1", **row}
+    ledger.append(
+        "predictions",
+        [
+            {"run_id": run_id, "after_task": after, "on_task": on, "key": f"{on}-{i}", **row}
+            | {"label": "a", "predicted": "a", "hit": hit, "average_precision": precision, "novelty": i / 100}
+            for i, (hit, precision) in enumerate(zip(hits, precisions, strict=True))
+        ],
+    )
+
+
+def metrics(ledger: Ledger, where: str) -> dict[str, float]:
+    return {row["metric"]: row["value"] for row in ledger.rows(f"SELECT metric, value FROM task_metrics WHERE {where}")}
+
+
+def test_weighted_f1_worked_out_by_hand(ledger: Ledger) -> None:
+    ledger.append("runs", [{"run_id": "r", "stream": "s", "scenario": "class", "method": "m", "seed": 0}])
+    pairs = [("a", "a"), ("a", "a"), ("a", "b"), ("b", "b"), ("b", "z"), ("c", "a")]
+    cell = {"run_id": "r", "after_task": 2, "on_task": 1, "split": "val", "protocol": "classifier", "modalities": "all"}
+    ledger.append("predictions", [cell | {"key": str(i), "label": t, "predicted": p} for i, (t, p) in enumerate(pairs)])
+    # F1: a 2*2/(3+3), b 2*1/(2+2), c 0; three, two and one sample.
+    (row,) = ledger.rows("FROM task_metrics")
+    assert row == pytest.approx({**row, "metric": "weighted_f1", "value": (3 * 2 / 3 + 2 * 1 / 2 + 0) / 6})
+    columns = "run_id stream scenario method seed after_task on_task task_name protocol modalities split metric value"
+    assert list(row) == columns.split()
+    ledger.append("predictions", [cell | {"key": str(i), "label": "a", "predicted": "b"} for i in range(6)])
+    assert metrics(ledger, "true") == {"weighted_f1": 0}
+
+
+def test_recall_and_mean_average_precision_worked_out_by_hand(ledger: Ledger) -> None:
+    learned(ledger, "r", MATRIX[:1])
+    ranked(ledger, "r", 1, 1, [1, 5, 6, None], [1.0, 0.4, 0.2, 0.0])
+    assert metrics(ledger, "modalities = 'audio>video'") == pytest.approx(
+        {"weighted_f1": 1, "recall@1": 0.25, "recall@5": 0.5, "recall@10": 0.75, "map": 0.4}
+    )
+    assert set(metrics(ledger, "protocol = 'classifier'")) == {"weighted_f1"}
+
+
+def test_retrieval_that_was_not_ranked_has_no_recall(ledger: Ledger) -> None:
+    learned(ledger, "r", MATRIX[:1])
+    ledger.append("predictions", [row | {"protocol": "retrieval"} for row in ledger.rows("FROM predictions")])
+    assert set(metrics(ledger, "protocol = 'retrieval'")) == {"weighted_f1"}
+
+
+def test_other_metrics_are_summed_up_as_accuracy_is(ledger: Ledger) -> None:
+    learned(ledger, "r", MATRIX)
+    for after, on, precision in ((1, 1, 1.0), (2, 1, 0.5), (2, 2, 0.7), (2, 3, 0.0)):  # task 3 is not learnt yet
+        ranked(ledger, "r", after, on, [1], [precision])
+    (row,) = ledger.rows("SELECT average_value, last_value FROM metric_summary WHERE metric = 'map'")
+    assert row == pytest.approx({"average_value": (1.0 + 0.6) / 2, "last_value": 0.6})
+    (row,) = ledger.rows(
+        "SELECT last_value FROM metric_summary WHERE metric = 'weighted_f1' AND protocol = 'classifier'"
+    )
+    # Each task's samples are all of class right: F1 = 2 right / (right + 4).
+    expected = [2 * right / (right + 4) for right in MATRIX[-1]]
+    assert row["last_value"] == pytest.approx(sum(expected) / 3)
+
+
+def test_one_in_forty_known_samples_lies_beyond_each_bound(ledger: Ledger) -> None:
+    ranked(ledger, "r", 1, 1, [1] * 81, [1.0] * 81, split="val", modalities="all")
+    ranked(ledger, "r", 1, 2, [1] * 9, [1.0] * 9, split="test", modalities="all")
+    ranked(ledger, "q", 1, 1, [1] * 3, [1.0] * 3, split="val", modalities="all")
+    cell = {"run_id": "r", "after_task": 1, "on_task": 1, "split": "val", "protocol": "classifier", "modalities": "all"}
+    sure = [cell | {"snapshot_id": "r/1", "key": f"1-{i}", "confidence": i / 80} for i in range(81)]
+    ledger.append("predictions", sure + [row | {"modalities": "audio"} for row in sure])  # never asked for anchors
+    rows = ledger.rows("FROM familiarity ORDER BY samples")
+    assert [(row["snapshot_id"], row["modalities"], row["samples"]) for row in rows] == [
+        ("q/1", "all", 3),
+        ("r/1", "all", 81),
+    ]
+    assert (rows[1]["novelty_bound"], rows[1]["confidence_bound"]) == pytest.approx((0.78, 0.025))
+
+
 def test_lineage_leads_from_a_snapshot_to_the_files_it_learned(ledger: Ledger) -> None:
     learned(ledger, "r", MATRIX)
     ledger.append("snapshots", [{"snapshot_id": f"r/{t:03d}", "run_id": "r", "after_task": t} for t in (1, 2)])
