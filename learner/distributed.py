@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
 import os
 from collections.abc import Iterable, Iterator
@@ -101,4 +102,5 @@ def join() -> Ranks:
         return Ranks()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        atexit.register(dist.destroy_process_group)  # gloo's threads abort a process that ends beside them
     return Ranks(dist.get_rank(), world)

@@ -217,43 +217,6 @@ class AnchorStore:
             found[space] = Relations(held.ids[positions], vectors, similarity)
         return found
 
-    def votes(
-        self, space: str, queries: np.ndarray, k: int, labels: Sequence[str], *, temperature: float = 0.1
-    ) -> np.ndarray:
-        """What share of the nearest anchors' votes each label gets; a vote weighs exp(similarity / temperature).
-
-        Returns:
-            float32 ``[B, C]`` in the order of `labels`; rows sum to 1, or less where other labels are near.
-        """
-        similarity, ids = self.search(space, queries, k)
-        shares = np.zeros((len(queries), len(labels)), np.float32)
-        if not ids.size:
-            return shares
-        weights = np.exp((similarity - similarity[:, :1]) / temperature)  # [B, k]
-        weights /= weights.sum(axis=1, keepdims=True)
-        columns = {label: column for column, label in enumerate(labels)}
-        named = np.array([columns.get(label, -1) for label in self.labels(ids).ravel()]).reshape(ids.shape)
-        query, neighbour = np.nonzero(named >= 0)
-        np.add.at(shares, (query, named[query, neighbour]), weights[query, neighbour])
-        return shares
-
-    def knn(
-        self, space: str, queries: np.ndarray, k: int, *, temperature: float = 0.1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The label with most of the nearest anchors' votes; of equals the first in the alphabet.
-
-        Returns:
-            Labels, an object array ``[B]``, and their share of the votes, float32 ``[B]``.
-
-        Raises:
-            PalimpsestError: the space holds no anchor.
-        """
-        if not len(self.ids(space)):
-            raise PalimpsestError(f"no anchor has the space {space!r}; there are {', '.join(self.spaces) or 'none'}.")
-        labels = sorted(set(self.table["label"].to_pylist()) - {None})
-        shares = self.votes(space, queries, k, labels, temperature=temperature)
-        return np.array(labels, dtype=object)[shares.argmax(axis=1)], shares.max(axis=1)
-
     def replace(self, space: str, ids: Sequence[int] | np.ndarray, vectors: np.ndarray) -> None:
         """Give anchors other embeddings ``[n, D]`` in `space`, after drift or a fresh encoding; ids stay.
 

@@ -19,12 +19,18 @@ from tests.learner.handmade import CLASSES, copied, make_lake, same
 ROOT = Path(__file__).parents[2]
 
 
-def torchrun(*arguments: object) -> int:
-    """Run `ranked.py` in two processes; the exit code."""
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `ranked.py` in two processes."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [*launch, "-m", "tests.learner.ranked", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=300).returncode
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def done(process: subprocess.CompletedProcess[str]) -> bool:
+    """Whether it ended well; what it wrote is shown where it did not."""
+    print(process.stdout, process.stderr)
+    return process.returncode == 0
 
 
 def outcome(lake: Lake) -> list[Any]:
@@ -36,7 +42,7 @@ def outcome(lake: Lake) -> list[Any]:
 
 
 def test_ranks_average_gather_and_agree(tmp_path):
-    assert torchrun("sums", tmp_path) == 0
+    assert done(torchrun("sums", tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     for found in (first, second):
         assert found["average"] == [[1.5, 3.0], [0.5]]
@@ -50,10 +56,10 @@ def test_ranks_average_gather_and_agree(tmp_path):
 def test_two_ranks_end_bit_for_bit_the_same_after_a_kill(tmp_path):
     whole = make_lake(tmp_path / "whole", labels=CLASSES[:4])
     killed = copied(whole, tmp_path / "killed")
-    assert torchrun("update", whole.root) == 0
+    assert done(torchrun("update", whole.root))
     expected = outcome(whole)
     assert len(expected[0]) == 2
     for step in (4, 5):  # in the first task and, going on from step 3 of it, in the second
-        assert torchrun("update", killed.root, step) != 0
-    assert torchrun("update", killed.root) == 0
+        assert not done(torchrun("update", killed.root, step))
+    assert done(torchrun("update", killed.root))
     assert same(outcome(killed), expected)

@@ -148,7 +148,8 @@ def test_a_sample_does_not_depend_on_its_batch(backbones):
         tokens={m: h[2:3] for m, h in batch.tokens.items()},
         masks={m: mask[2:3] for m, mask in batch.masks.items()},
         pooled={m: p[2:3] for m, p in batch.pooled.items()},
-        keys=("c",),
+        labels=batch.labels[2:3],
+        groups=batch.groups[2:3],
     )
     for m in backbones:
         torch.testing.assert_close(mm(batch).pooled[m][2:3], mm(one).pooled[m])

@@ -93,8 +93,7 @@ def test_an_empty_store_can_be_kept(tmp_path: Path) -> None:
     AnchorStore().save(tmp_path / "x")
     loaded = AnchorStore.load(tmp_path / "x")
     assert (len(loaded), loaded.nbytes, loaded.spaces) == (0, 0, ())
-    with pytest.raises(PalimpsestError, match="fused"):
-        loaded.knn("fused", np.ones((1, 3)), 5)
+    assert loaded.search("fused", np.ones((1, 3)), 5)[1].shape == (1, 0)
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "fused.ids.npy", "fused.vectors.npy", "state.json", "SHA256SUMS"])
@@ -236,26 +235,6 @@ def test_removed_anchors_are_found_no_more_and_their_ids_stay_unused(store: Anch
     assert store.rows([59, 1])["key"].to_pylist() == ["k59", "k1"]
     assert store.keep(range(10)) == 50
     assert store.add(rows(1), {}).tolist() == [60]
-
-
-def test_neighbours_vote_by_similarity() -> None:
-    store = AnchorStore()
-    angles = np.array([0.0, 0.6, 0.6, 3.0])
-    store.add(
-        [{"label": label} for label in ("near", "far", "far", "away")],
-        {"fused": (range(4), np.stack([np.cos(angles), np.sin(angles)], axis=1))},
-    )
-    query = np.array([[1.0, 0.0]])
-    labels, confidence = store.knn("fused", query, 3)
-    weights = np.exp((np.cos(angles[:3]) - 1) / 0.1)
-    assert labels.tolist() == ["near"]
-    assert confidence == pytest.approx([weights[0] / weights.sum()], rel=1e-5)
-    assert store.knn("fused", query, 3, temperature=10.0)[0].tolist() == ["far"]
-    shares = store.votes("fused", query, 4, ["unseen", "far", "near"])
-    assert shares.shape == (1, 3)
-    assert shares[0, 0] == 0
-    assert shares[0, 2] > shares[0, 1] > 0
-    assert store.votes("imu", query, 4, ["far"]).tolist() == [[0]]
 
 
 @pytest.mark.parametrize(
