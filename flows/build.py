@@ -93,8 +93,12 @@ def trainer(
     find: Callable[[Sequence[str]], list[Example]] = lambda keys: [],
     ranks: Ranks | None = None,
     workers: int = 0,
+    reading: bool = False,
 ) -> Trainer:
-    """A trainer for `one` that goes on from `snapshot`; `find` finds its exemplars, `workers` threads read ahead."""
+    """A trainer for `one` that goes on from `snapshot`; `find` finds its exemplars, `workers` threads read ahead.
+
+    One for `reading` only leaves the anchors on disk.
+    """
     where = device()
     names = {modality: recipe.learner.backbones[Modality(modality)] for modality in modalities(ledger, recipe, one)}
     models = registry.backbones(names, lake, where)
@@ -111,4 +115,5 @@ def trainer(
         ranks=ranks,
         snapshot=snapshot,
         find=find,
+        reading=reading,
     )

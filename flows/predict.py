@@ -97,7 +97,8 @@ def see(
     (run,) = ledger.rows("SELECT r.* FROM runs r JOIN snapshots USING (run_id) WHERE snapshot_id = ?", [snapshot])
     learnt = Recipe.model_validate_json(run["config"])  # what the champion learnt by; the recipe may say otherwise now
     one = build.run(learnt, method=run["method"], seed=run["seed"], overridden=False)
-    trainer = build.trainer(lake, ledger, learnt, replace(one, run_id=run["run_id"]), snapshot=snapshot)
+    one = replace(one, run_id=run["run_id"])
+    trainer = build.trainer(lake, ledger, learnt, one, snapshot=snapshot, reading=True)
     batch = trainer.features.encode([sample for _, sample in samples])
     return Seen(ledger, recipe, snapshot, trainer, samples, batch)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from flows.recipe import Recipe
-from learner.index import Index, Rows, write_index
+from learner.index import LAYOUT, Index, Rows, write_index
 from learner.order import generator
+from store import cache
 from store.ledger import Ledger
 from store.types import Modality, PalimpsestError, Split
 
@@ -26,7 +25,8 @@ _SAMPLES = """
         s.modalities, s.sidecars
     FROM sample_index s
     LEFT JOIN (
-        SELECT ts.dataset, ts.key, ts.task FROM task_samples ts JOIN tasks USING (stream, task)
+        SELECT ts.dataset, ts.key, ts.task FROM task_samples ts
+        JOIN tasks k ON k.stream = ts.stream AND k.task = ts.task AND (ts.manifest IS NULL OR ts.manifest = k.manifest)
         WHERE ts.stream = $stream
     ) t ON t.dataset = s.dataset AND t.key = s.key
     WHERE s.dataset = $dataset
@@ -114,14 +114,13 @@ def load(ledger: Ledger, recipe: Recipe, modalities: Collection[str]) -> StreamD
 
     The index is derived from the ledger and lies in the cache; it is made again when the ledger has changed.
     """
-    place = ledger.lake.cache / "index"
-    folder = place / f"{recipe.name}-{ledger.state(*_SOURCES)}"
-    if not folder.exists():
+    folder = ledger.lake.cache / "index" / f"{recipe.name}-{LAYOUT}-{ledger.state(*_SOURCES)}"
+    try:
+        index = Index(folder, ledger.lake)
+    except FileNotFoundError:
         write_index(folder, recipe.dataset, ledger.batches(_ROWS, _parameters(recipe)))
-        for former in place.glob(f"{glob.escape(recipe.name)}-*"):
-            if former.name.rpartition("-")[0] == recipe.name and former != folder:
-                shutil.rmtree(former, ignore_errors=True)
-    index = Index(folder, ledger.lake)
+        index = Index(folder, ledger.lake)
+    cache.used(folder)
     rows = ledger.rows("SELECT task, task_name FROM tasks WHERE stream = ? ORDER BY task", [recipe.name])
     wanted = [Modality(name) for name in modalities]
     tasks = {
@@ -191,15 +190,16 @@ def _seal_one(ledger: Ledger, recipe: Recipe, number: int, name: str, predicate:
     chosen = f"SELECT key, split FROM ({_SAMPLES}) WHERE {' AND '.join(['task = 0', *tests])} ORDER BY key"
     parameters = _parameters(recipe) | {column: bound[column] for column in predicate}
     members = list(ledger.batches(chosen, parameters, size=SEALED_AT_ONCE))
-    manifest, counts, fixed = hashlib.sha256(), Counter[str](), {"stream": recipe.name, "dataset": recipe.dataset}
+    digest, counts = hashlib.sha256(), Counter[str]()
     for i, batch in enumerate(members):
         pairs = list(zip(batch["key"].to_pylist(), batch["split"].to_pylist(), strict=True))
         counts.update(split for _, split in pairs)
         listed = "\n".join(f"{recipe.dataset}/{key} {split}" for key, split in pairs)
-        manifest.update(("\n" if i else "").encode() + listed.encode())
-        columns = {column: pa.repeat(value, len(batch)) for column, value in {**fixed, "task": number}.items()}
-        # Without the task's own row, written last, these count for nothing.
+        digest.update(("\n" if i else "").encode() + listed.encode())
+    row = {"stream": recipe.name, "task": number, "manifest": digest.hexdigest()}
+    for batch in members:  # without the task's own row, written last, they count for nothing
+        columns = {column: pa.repeat(value, len(batch)) for column, value in {**row, "dataset": recipe.dataset}.items()}
         ledger.append_table("task_samples", pa.table({**columns, "key": batch["key"], "split": batch["split"]}))
-    row = {"stream": recipe.name, "task": number, "task_name": name, "manifest": manifest.hexdigest()}
     labels = sorted({value for values in predicate.values() for value in values})
-    ledger.append("tasks", [{**row, "labels": labels, **{str(split): counts[split] for split in Split}}])
+    sizes = {str(split): counts[split] for split in Split}
+    ledger.append("tasks", [{**row, "task_name": name, "labels": labels, **sizes}])

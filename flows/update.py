@@ -47,6 +47,19 @@ class UpdateSummary:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        rows: of the view ``step_summary``, for the run's last snapshot.
+        damaged: what is wrong with each sample that was skipped, by key.
+    """
+
+    rows: list[dict[str, Any]]
+    damaged: dict[str, str]
+
+
 def update(
     lake: Lake,
     name: str | Recipe,
@@ -102,11 +115,8 @@ def evaluate(
     seed: int = 0,
     overrides: Sequence[str] = (),
     progress: Progress = lambda what, done, total: None,
-) -> list[dict[str, Any]]:
+) -> Evaluation:
     """Measure the last snapshot of a run again, on every task that it has learnt, with the labels of today.
-
-    Returns:
-        The rows of ``step_summary`` for that snapshot.
 
     Raises:
         PalimpsestError: the run has learnt nothing yet.
@@ -119,7 +129,10 @@ def evaluate(
     data = stream.load(ledger, recipe, build.modalities(ledger, recipe, one))
     trainer, tasks = resume(lake, ledger, recipe, one, data, progress)
     trainer.measure(tasks)
-    return ledger.rows("FROM step_summary WHERE run_id = ? AND after_task = ?", [one.run_id, len(tasks)])
+    damaged = trainer.features.damage.reasons
+    _record_damage(ledger, one, damaged)
+    rows = ledger.rows("FROM step_summary WHERE run_id = ? AND after_task = ?", [one.run_id, len(tasks)])
+    return Evaluation(rows, damaged)
 
 
 def _update(

@@ -80,13 +80,20 @@ def refresh(store: AnchorStore, method: Method, exemplars: Examples) -> None:
 @torch.no_grad()
 def _embed(method: Method, examples: Examples) -> tuple[list[Example], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Those that can be read, and by space which of them have it, boolean ``[n]``, and representations ``[n, d]``."""
-    batches = list(examples.batches(BATCH))
-    read = [example for batch in batches for example in batch.examples]
-    parts = [{space: v.cpu().numpy() for space, v in method.embed(batch).items()} for batch in batches]
-    presence = np.concatenate([batch.presence.cpu().numpy() for batch in batches])
+    read: list[Example] = []
+    there: list[np.ndarray] = []
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in examples.batches(BATCH):
+        read += batch.examples
+        there.append(batch.presence.cpu().numpy())
+        for space, vectors in method.embed(batch).items():
+            parts.setdefault(space, []).append(vectors.cpu().numpy())
+    if not read:
+        return [], {}
+    presence = np.concatenate(there)
     has = {str(m): presence[:, i] for i, m in enumerate(examples.features.backbones)}
     has[FUSED] = np.ones(len(read), bool)
-    return read, {space: (has[space], np.concatenate([part[space] for part in parts])) for space in parts[0]}
+    return read, {space: (has[space], np.concatenate(vectors)) for space, vectors in parts.items()}
 
 
 def _means(store: AnchorStore, without: set[tuple[str, str]]) -> dict[Hashable, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,17 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], optimizer: torch.opt
     save_tree(folder, to_arrays({**state, "optimizer": slots}))
 
 
-def load_checkpoint(folder: Path, place: Mapping[str, Any]) -> dict[str, Any] | None:
+def load_checkpoint(
+    folder: Path, place: Mapping[str, Any], *, method: Iterable[str], slots: int
+) -> dict[str, Any] | None:
     """The checkpoint of `place`, or None where there is none that is whole: a task can always begin again.
 
     Args:
         folder: where it lies.
         place: the integers and names that say what is being learnt, in which order, after what; a checkpoint of
             another place is left from an earlier task.
+        method: the parts of the method's state.
+        slots: parameters that the optimiser holds.
 
     Raises:
         PalimpsestError: the checkpoint holds parts that are not known here, or lacks some.
@@ -58,6 +62,8 @@ def load_checkpoint(folder: Path, place: Mapping[str, Any]) -> dict[str, Any] | 
     if saved is None:
         return None
     odd = (saved.keys() ^ PARTS) | (saved.get("place", {}).keys() ^ place.keys())
+    if not odd and saved["place"] == place:
+        odd = (saved["method"].keys() ^ set(method)) | (saved["optimizer"].keys() - set(map(str, range(slots))))
     if odd:
         raise PalimpsestError(
             f"the checkpoint in {folder} was written by another version: {', '.join(sorted(odd))} is not in both. "

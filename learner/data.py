@@ -55,7 +55,7 @@ class Examples:
         return self.features.batch(chosen, *self.index.numbers(chosen))
 
     def batches(self, size: int = 64) -> Iterator[Batch]:
-        """All samples in order, on the device; those that cannot be read are left out."""
+        """All samples in order, on the device; those that cannot be read are left out, and there may be none left."""
         parts = (range(start, min(start + size, len(self))) for start in range(0, len(self), size))
         for batch in ahead(self.batch, parts, min(1, self.features.workers)):
             if len(batch):

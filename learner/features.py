@@ -8,11 +8,12 @@ they come from a cold cache, a warm one or none.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -22,6 +23,7 @@ import torch
 
 from learner.backbones.base import Backbone, through
 from learner.batch import Batch
+from learner.index import Rows
 from learner.loader import Damage, Example, ahead
 from store import cache
 from store.lake import Lake, new_folder
@@ -74,28 +76,28 @@ class TrunkFeatures:
         self.damage, self.workers = damage or Damage(), workers
         self._open: dict[tuple[Modality, str], _Opened] = {}
         self._folders: dict[str, dict[Modality, Path]] = {}  # of the shards that `prepare` found or made
+        self._copies: set[Path] = set()  # of shards that `prepare` is about to read
         self._lock = threading.Lock()
 
-    def folder(self, modality: Modality, shard: str, examples: Sequence[Example]) -> Path:
-        """Where the features of one modality of a shard's `examples`, all of them, lie."""
-        backbone, content = self.backbones[modality], hashlib.sha256()
-        for example in examples:
-            content.update(example.checksum.encode())
+    def folder(self, modality: Modality, shard: str, digest: str) -> Path:
+        """Where the features of one modality of a shard lie whose samples have that digest (`Index.digest`)."""
+        backbone = self.backbones[modality]
         name = f"{backbone.name}-{backbone.digest[:12]}-{self.trunk[modality]}"
-        return self.lake.cache / "trunk" / name / f"{Path(shard).stem[:60]}-{content.hexdigest()[:12]}"
+        return self.lake.cache / "trunk" / name / f"{Path(shard).stem[:60]}-{digest[:12]}"
 
-    def prepare(self, shards: Mapping[str, Sequence[Example]], progress: Progress = lambda done: None) -> None:
+    def prepare(self, shards: Mapping[str, Rows], progress: Progress = lambda done: None) -> None:
         """Compute what the cache lacks of `shards`, each named with *all* its examples in shard order.
 
         What does not fit into the cache's bound is left out, and computed as it is needed. Shards with damage are read
         again: they may have been mended.
         """
-        missing: dict[str, tuple[Sequence[Example], dict[Modality, Path]]] = {}
+        missing: dict[str, tuple[Rows, dict[Modality, Path]]] = {}
         for shard, examples in shards.items():
             if shard in self._folders:
                 progress(len(examples))
                 continue
-            folders = {m: self.folder(m, shard, examples) for m in self.backbones}
+            digest = examples.source.digest(shard)
+            folders = {m: self.folder(m, shard, digest) for m in self.backbones}
             if all(folder.exists() and not (folder / "damaged").exists() for folder in folders.values()):
                 self._folders[shard] = folders
                 for folder in folders.values():
@@ -103,14 +105,16 @@ class TrunkFeatures:
                 progress(len(examples))
             else:
                 missing[shard] = (examples, folders)
-        room = cache.room(self.lake) if missing else 0
-        for shard, (examples, folders) in ahead(self._fetch, missing.items(), min(1, self.workers)):
-            self._compute(examples, folders)
+        room = self._trim() if missing else 0
+        for shard, copies, grown in ahead(self._fetch, missing.items(), min(1, self.workers)):
+            examples, folders = missing[shard]
+            self._compute(examples, folders, copies)
             self._folders[shard] = folders
+            self._copies.difference_update(copies.values())
             progress(len(examples))
-            room -= sum(map(cache.size, folders.values()))
+            room -= grown + sum(map(cache.size, folders.values()))
             if room < 0:
-                room = cache.trim(self.lake, spare={f for known in self._folders.values() for f in known.values()})
+                room = self._trim()
             if room < 0:
                 break
 
@@ -163,26 +167,33 @@ class TrunkFeatures:
         unknown = torch.full((len(samples),), -1)
         return Batch(tokens, masks, pooled, unknown, unknown).to(self.device)
 
-    def _fetch(
-        self, item: tuple[str, tuple[Sequence[Example], dict[Modality, Path]]]
-    ) -> tuple[str, tuple[list[Example], dict[Modality, Path]]]:
-        """Bring a shard near, while the one before it is computed."""
-        shard, (examples, folders) = item
-        near: dict[str, str] = {}
-        brought = []
-        for example in examples:
-            if example.url not in near:
-                try:
-                    near[example.url] = cache.near(self.lake, example.url)
-                except FileNotFoundError:
-                    near[example.url] = example.url  # reading it says which sample lacks it
-            brought.append(replace(example, url=near[example.url]))
-        return shard, (brought, folders)
+    def _trim(self) -> int:
+        """Keep the cache within its bound; what this run has found or is about to read stays."""
+        ours = {folder for folders in self._folders.values() for folder in folders.values()}
+        return cache.trim(self.lake, spare=ours | self._copies)
 
-    def _compute(self, examples: Sequence[Example], folders: Mapping[Modality, Path]) -> None:
+    def _fetch(self, item: tuple[str, tuple[Rows, dict[Modality, Path]]]) -> tuple[str, dict[str, Path], int]:
+        """Bring what is remote of a shard near, while the one before it is computed.
+
+        Returns:
+            The shard, the copies by URL, and the bytes by which the cache has grown.
+        """
+        shard, (examples, _) = item
+        remote = {url for example in examples for url in example.urls if "://" in url}
+        copies = {url: cache.copy_of(self.lake, url) for url in sorted(remote)}
+        self._copies.update(copies.values())
+        grown = 0
+        for url in copies:
+            with suppress(FileNotFoundError):  # reading it says which sample lacks it
+                grown += cache.fetch(self.lake, url)
+        return shard, copies, grown
+
+    def _compute(
+        self, examples: Sequence[Example], folders: Mapping[Modality, Path], copies: Mapping[str, Path]
+    ) -> None:
         parts: dict[Modality, list[Features]] = {modality: [] for modality in folders}
         keys: list[str] = []
-        for names, patches in ahead(self._decoded, _pieces(examples), self.workers):
+        for names, patches in ahead(partial(self._decoded, copies=copies), _pieces(examples), self.workers):
             keys += names
             for modality, one in patches.items():
                 parts[modality].append(self._run(modality, one))
@@ -214,8 +225,8 @@ class TrunkFeatures:
         with self._lock:
             if len(self._open) >= MAX_OPEN:
                 self._open.pop(next(iter(self._open)))
-            length, pooled = np.load(folder / "length.npy"), np.load(folder / "pooled.npy")
-            tokens = _mapped(folder / "tokens.npy")
+            length = np.load(folder / "length.npy")
+            tokens, pooled = _mapped(folder / "tokens.npy"), _mapped(folder / "pooled.npy")
             rows = {key: i for i, key in enumerate((folder / "keys.txt").read_text().split())}
             opened = self._open[modality, shard] = _Opened(Features(length, tokens, pooled), rows)
         return opened
@@ -224,15 +235,17 @@ class TrunkFeatures:
         """The features of examples that the cache lacks, by key and modality; damaged samples are left out."""
         found: dict[str, list[Features]] = {}
         for piece in _pieces(examples):
-            keys, patches = self._decoded(piece)
+            keys, patches = self._decoded(piece, {})
             computed = [self._run(modality, patches[modality]) for modality in self.backbones]
             for i, key in enumerate(keys):
                 found[key] = [Features(*(column[i : i + 1] for column in features)) for features in computed]
         return found
 
-    def _decoded(self, examples: Sequence[Example]) -> tuple[list[str], dict[Modality, list[np.ndarray | None]]]:
+    def _decoded(
+        self, examples: Sequence[Example], copies: Mapping[str, Path]
+    ) -> tuple[list[str], dict[Modality, list[np.ndarray | None]]]:
         """The keys of the examples that are intact, and their patches by modality."""
-        samples = [sample for example in examples if (sample := self.damage.read(example)) is not None]
+        samples = [sample for example in examples if (sample := self.damage.read(example, copies)) is not None]
         return [sample.key for sample in samples], {m: self._patches(m, samples) for m in self.backbones}
 
     def _patches(self, modality: Modality, samples: Sequence[Sample]) -> list[np.ndarray | None]:

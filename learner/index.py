@@ -6,11 +6,13 @@ shard and offset; names that many rows share are numbered.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from store.lake import Lake, new_folder
 from store.shards import Entry, Sidecar
 from store.types import Modality, Split
 
+LAYOUT = 1  # of an index folder; counted up when it changes
 ROWS = 1 << 16  # a record batch
 _SPLITS = tuple(Split)
 _MODALITIES = tuple(Modality)
@@ -57,6 +60,7 @@ def write_index(folder: Path, dataset: str, batches: Iterable[pa.RecordBatch]) -
     names: dict[str, dict[str, int]] = {"shard": {}, "label": {}, "domain": {}}
     urls: dict[str, str] = {}
     starts: list[int] = []
+    digests: list[Any] = []
     count = 0
     with new_folder(folder) as aside:
         with pa.OSFile(str(aside / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
@@ -68,6 +72,10 @@ def write_index(folder: Path, dataset: str, batches: Iterable[pa.RecordBatch]) -
                 urls |= dict(
                     zip(columns["shard"].take(first).to_pylist(), columns["url"].take(first).to_pylist(), strict=True)
                 )
+                texts, edges = _texts(columns["checksum"], columns["sidecars"]), [*first.tolist(), len(batch)]
+                if edges[0]:  # the rest of the shard before
+                    digests[-1].update("".join(texts[: edges[0]]).encode())
+                digests += [hashlib.sha256("".join(texts[start:end]).encode()) for start, end in pairwise(edges)]
                 coded["split"] = _numbers(columns["split"], {name: i for i, name in enumerate(_SPLITS)})
                 coded["modalities"] = _bits(columns["modalities"])
                 columns |= {name: pa.array(values) for name, values in coded.items()}
@@ -75,6 +83,7 @@ def write_index(folder: Path, dataset: str, batches: Iterable[pa.RecordBatch]) -
                 writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
                 count += len(batch)
         described = {"dataset": dataset, "rows": count, "starts": starts, "urls": list(urls.values())}
+        described["digests"] = [digest.hexdigest() for digest in digests]
         described |= {name: list(numbering) for name, numbering in names.items()}
         (aside / "names.json").write_text(json.dumps(described))
 
@@ -93,6 +102,7 @@ class Index:
         self.shards: list[str] = described["shard"]
         self.labels: list[str] = described["label"]
         self.domains: list[str] = described["domain"]
+        self._digests: list[str] = described["digests"]
         self._urls = [lake.resolve(url) for url in described["urls"]]
         self._starts = np.array([*described["starts"], described["rows"]], np.int64)
         self._lake = lake
@@ -122,6 +132,10 @@ class Index:
         """All samples of a shard, in shard order."""
         number = self._numbers[shard]
         return self.rows(range(self._starts[number], self._starts[number + 1]))
+
+    def digest(self, shard: str) -> str:
+        """Names the bytes of all samples of a shard, and of their sidecars."""
+        return self._digests[self._numbers[shard]]
 
     def find(self, keys: Sequence[str]) -> np.ndarray:
         """The rows of the samples with these keys, ascending; what is not there is left out."""
@@ -227,6 +241,15 @@ def _even(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             held = table.slice(ROWS).to_batches()
     if sum(map(len, held)):
         yield pa.Table.from_batches(held)
+
+
+def _texts(checksums: pa.Array, sidecars: pa.ListArray) -> list[str]:
+    """What names the bytes of each sample and of its sidecars."""
+    texts: list[str] = pc.binary_join_element_wise(checksums, "", "\n").to_pylist()
+    rows = pc.list_parent_indices(sidecars).to_pylist()
+    for row, part in zip(rows, pc.list_flatten(sidecars).to_pylist(), strict=True):
+        texts[row] += f"{part['modality']} {part['checksum']}\n"
+    return texts
 
 
 def _numbers(column: pa.Array, numbering: dict[str, int]) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import webdataset as wds
@@ -37,9 +39,9 @@ class Example:
     sidecars: tuple[Sidecar, ...] = ()
 
     @property
-    def checksum(self) -> str:
-        """Names the bytes of all its parts."""
-        return " ".join([self.entry.checksum, *(f"{part.modality} {part.entry.checksum}" for part in self.sidecars)])
+    def urls(self) -> list[str]:
+        """Of the shard, then of each sidecar."""
+        return [self.url, *(part.url for part in self.sidecars)]
 
     @classmethod
     def from_row(cls, row: dict[str, Any], lake: Lake) -> Example:
@@ -78,19 +80,36 @@ class Damage:
         self.limit = limit
         self.reasons: dict[str, str] = {}
 
-    def read(self, example: Example) -> Sample | None:
+    def read(self, example: Example, copies: Mapping[str, Path] = MappingProxyType({})) -> Sample | None:
         """The example's sample, or None where its bytes are absent or damaged.
+
+        Args:
+            example: which.
+            copies: of shards, by their URLs, to be read in their place as long as they are there and intact.
 
         Raises:
             PalimpsestError: there are more of them than the limit.
         """
+        near = [copies[url] for url in example.urls if url in copies]
+        if near:
+            url, *others = (str(copies.get(url, url)) for url in example.urls)
+            sidecars = [replace(part, url=url) for part, url in zip(example.sidecars, others, strict=True)]
+            try:
+                return read_sample(url, example.entry, sidecars)
+            except DamagedSampleError:
+                sample = self.read(example)
+                if sample is not None:  # the copies are not what lies there
+                    for copy in near:
+                        copy.unlink(missing_ok=True)
+                return sample
         try:
             return read_sample(example.url, example.entry, example.sidecars)
         except DamagedSampleError as error:
             self.reasons[example.key] = str(error)
             if len(self.reasons) > self.limit:
+                told = "\n".join(self.reasons.values())
                 raise PalimpsestError(
-                    f"{error} {len(self.reasons)} samples are damaged, and the recipe lets {self.limit} be skipped "
+                    f"{told}\n{len(self.reasons)} samples are damaged, and the recipe lets {self.limit} be skipped "
                     "(learner.max_damaged)."
                 ) from error
             return None

@@ -82,7 +82,7 @@ class Order:
         return shuffled(np.asarray(positions), self.size, "order", self.seed, self.task, epoch)
 
     def replay(self, exemplars: int, number: int) -> np.ndarray:
-        """Which of so many exemplars step `number` rehearses: as many as it learns, without repetition if they last."""
+        """Which of so many exemplars step `number` rehearses: as many as it learns, or all, none twice."""
         _, positions = self._place(number)
         count = min(exemplars, len(positions))
         return shuffled(np.arange(count), exemplars, "replay", self.seed, self.task, number)

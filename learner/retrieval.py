@@ -73,7 +73,7 @@ class Retrieval:
 
     def _fit(self, space: str) -> Space:
         ids = self.anchors.ids(space)
-        ids = ids[:: -(-len(ids) // FITTED_ON)]
+        ids = np.sort(np.random.default_rng(0).permutation(ids)[:FITTED_ON])
         vectors = self.anchors.vectors(space, ids).astype(np.float64)
         _, label, counts = np.unique(self.anchors.labels(ids).astype(str), return_inverse=True, return_counts=True)
         means = np.zeros((len(counts), vectors.shape[1]))

@@ -93,6 +93,7 @@ class Trainer:
         ranks: the processes that share each step; the first one consolidates, measures and writes.
         snapshot: what to go on from; None starts fresh.
         find: the samples with these keys, to find exemplars again.
+        reading: nothing will be learnt, so anchors stay on disk.
     """
 
     def __init__(
@@ -108,12 +109,13 @@ class Trainer:
         ranks: Ranks | None = None,
         snapshot: str | None = None,
         find: Callable[[Sequence[str]], list[Example]] = lambda keys: [],
+        reading: bool = False,
     ):
         self.lake, self.ledger, self.run_id, self.settings = lake, ledger, run_id, settings
         self.features, self.device, self.snapshot = features, device, snapshot
         self.ranks = ranks or Ranks()
         state = load_snapshot(lake, snapshot) if snapshot else None
-        self.anchors = load_anchors(lake, snapshot, state) if snapshot and state else AnchorStore()
+        self.anchors = load_anchors(lake, snapshot, state, mapped=reading) if snapshot and state else AnchorStore()
         self.index = ClassIndex(*state["index"]) if state else ClassIndex()
         self.index.groups = [(label, domain) for label, domain in self.index.groups]
         self.memory = find(state["memory"]) if state else []
@@ -149,7 +151,15 @@ class Trainer:
 
         Returns:
             The snapshot's id.
+
+        Raises:
+            PalimpsestError: no training sample of the task can be read, or more are damaged than the settings allow.
         """
+        if next(task.train.batches(), None) is None:
+            raise PalimpsestError(
+                f"none of the {len(task.train)} training samples of task {task.number} {task.name} can be read: "
+                "run the same ingest again"
+            )
         begun, settings = time.monotonic(), self.settings
         train = task.train
         if self.method.scope == "seen":
@@ -201,7 +211,9 @@ class Trainer:
         total, start = order.steps * settings.epochs, 0
         sums: dict[str, list[float]] = {}
         place = {**asdict(order), "parent": self.snapshot, "total": total, "threads": torch.get_num_threads()}
-        if saved := load_checkpoint(self._checkpoint, place):
+        place |= {"anchors": self.anchors.version}
+        parts = self.method.state_dict()
+        if saved := load_checkpoint(self._checkpoint, place, method=parts, slots=len(parameters)):
             self.method.load_state_dict(saved["method"])
             restore_optimizer(optimizer, saved["optimizer"])
             start, sums = saved["step"], {name: list(values) for name, values in saved["losses"].items()}
@@ -212,7 +224,8 @@ class Trainer:
             learnt, drawn = order.step(step), order.replay(len(rehearsed), step)
             batch = self._of_rank(train, learnt)
             share = len(learnt[self.ranks.rank :: self.ranks.world]) * self.ranks.world / len(learnt)
-            return batch, self._of_rank(rehearsed, drawn) if len(drawn) else None, share
+            replay = self._of_rank(rehearsed, drawn) if len(drawn) else None
+            return batch, replay if replay is not None and len(replay) else None, share
 
         for step, (batch, replay, share) in enumerate(ahead(fetch, range(start, total), self.features.workers), start):
             for group in optimizer.param_groups:

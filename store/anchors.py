@@ -254,10 +254,18 @@ class AnchorStore:
         if not len(self.ids(space)):
             return
         held = self._spaces[space]
+        former = held.vectors
+
+        def moved(part: np.ndarray) -> np.ndarray:
+            return self._unit(space, move(former.take(part)), len(part))
+
         held.index = None
-        for start in range(0, len(held.ids), CHUNK):
-            part = np.arange(start, min(start + CHUNK, len(held.ids)))
-            held.vectors.put(part, self._unit(space, move(held.vectors.take(part)), len(part)))
+        if former.ranges is not None:  # what moves may leave them
+            held.vectors = Vectors.coded(len(held.ids), moved)
+        else:
+            for start in range(0, len(held.ids), CHUNK):
+                part = np.arange(start, min(start + CHUNK, len(held.ids)))
+                former.put(part, moved(part))
         self.version += 1
 
     def remove(self, *, keys: Iterable[str] = (), recordings: Iterable[str] = ()) -> int:
@@ -391,7 +399,8 @@ class AnchorStore:
         held.vectors = self._sized(held.vectors)
 
     def _sized(self, vectors: Vectors) -> Vectors:
-        return vectors.compact() if vectors.ranges is None and vectors.nbytes > self.max_bytes else vectors
+        fits = vectors.ranges is not None or vectors.nbytes <= self.max_bytes
+        return vectors if fits else Vectors.coded(len(vectors), vectors.take)
 
     def _index(self, held: _Space) -> Index | None:
         if len(held.ids) <= self.exact:
@@ -402,7 +411,7 @@ class AnchorStore:
 
     def _search(self, held: _Space, unit: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Similarities and positions ``[B, k]`` of the nearest; k is at most n."""
-        if (index := self._index(held)) is None:
+        if (index := self._index(held)) is None or k > index.most:
             return nearest(held.vectors, unit, k)
         candidates = index.search(unit, k)
         positions = np.where(candidates < 0, -1, np.searchsorted(held.ids, candidates))

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from store.lake import Lake, get, put
+
+ABANDONED = 86_400  # seconds without a change after which nobody is taken to be writing any more
 
 
 def used(entry: Path) -> None:
@@ -22,21 +25,20 @@ def used(entry: Path) -> None:
         os.utime(entry)
 
 
-def room(lake: Lake) -> int:
-    """Bytes that the lake's cache may still grow by; negative where it is beyond its bound."""
-    return lake.cache_bytes - sum(held for _, held, _ in _entries(lake))
-
-
 def trim(lake: Lake, *, spare: Collection[Path] = ()) -> int:
-    """Remove what was used longest ago until the lake's cache is within its bound.
+    """Remove what was used longest ago until the lake's cache is within its bound, and what killed writers left.
 
     Args:
         lake: whose cache.
         spare: entries that stay whatever their age.
 
     Returns:
-        The room there is then; negative where what is spared does not fit.
+        The bytes that it may still grow by; negative where what is spared does not fit.
     """
+    for aside in [*lake.cache.glob("*/.*.tmp"), *lake.cache.glob("trunk/*/.*.tmp")]:
+        with suppress(FileNotFoundError):
+            if aside.stat().st_mtime < time.time() - ABANDONED:
+                _remove(aside)
     entries = sorted(_entries(lake))
     left = lake.cache_bytes - sum(held for _, held, _ in entries)
     for _, held, path in entries:
@@ -48,22 +50,26 @@ def trim(lake: Lake, *, spare: Collection[Path] = ()) -> int:
     return left
 
 
-def near(lake: Lake, url: str) -> str:
-    """`url` itself where it is a file, else a copy of the whole shard in the lake's cache, fetched on first use.
+def copy_of(lake: Lake, url: str) -> Path:
+    """Where the copy of a remote shard lies, once `fetch` has brought it."""
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{PurePosixPath(url).name}"
+    return lake.cache / "shards" / name
+
+
+def fetch(lake: Lake, url: str) -> int:
+    """Have a copy of a whole remote shard in the lake's cache; returns the bytes by which the cache has grown.
 
     Raises:
         FileNotFoundError: nothing lies there.
         PalimpsestError: the object store goes on failing.
     """
-    if "://" not in url:
-        return url
-    name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{PurePosixPath(url).name}"
-    copy = lake.cache / "shards" / name
+    copy, grown = copy_of(lake, url), 0
     if not copy.exists():
-        put(copy, get(url))
-        trim(lake, spare=[copy])
+        data = get(url)
+        put(copy, data)
+        grown = len(data)
     used(copy)
-    return str(copy)
+    return grown
 
 
 def size(entry: Path) -> int:
@@ -78,7 +84,7 @@ def size(entry: Path) -> int:
 
 def _entries(lake: Lake) -> Iterator[tuple[int, int, Path]]:
     """When each was used, its size, and where it lies; what is still being written is none."""
-    for kind in ("shards/*", "trunk/*/*"):
+    for kind in ("index/*", "shards/*", "trunk/*/*"):
         for path in lake.cache.glob(kind):
             if not path.name.startswith("."):
                 with suppress(FileNotFoundError):

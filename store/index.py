@@ -7,8 +7,9 @@ figure depends neither on threads nor on what shares its batch.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from store.types import PalimpsestError
 PROBED = 1 / 4  # of all inverted lists, a query
 OVERSAMPLED, FEWEST = 4, 64  # candidates for each neighbour wanted, and at all
 OUTGROWN = 8  # an index that has become so many times as large is trained anew
+GPU_MOST = 2048  # neighbours that FAISS finds on a GPU
 CHUNK = 65_536  # vectors decoded, moved or encoded at a time
 _FAISS = threading.RLock()  # what follows is set for the whole process
 
@@ -92,13 +94,13 @@ class Vectors:
 
     def append(self, vectors: np.ndarray) -> None:
         """Grow by `vectors` ``[m, D]``, in place."""
-        rows, n = self._coded(vectors), len(self.rows)
+        rows, n = self._encoded(vectors), len(self.rows)
         self.rows.resize((n + len(rows), self.rows.shape[1]), refcheck=False)  # realloc moves pages, it copies none
         self.rows[n:] = rows
 
     def put(self, positions: np.ndarray, vectors: np.ndarray) -> None:
         """Write `vectors` ``[m, D]`` at `positions` ``[m]``."""
-        self.rows[positions] = self._coded(vectors)
+        self.rows[positions] = self._encoded(vectors)
 
     def keep(self, mask: np.ndarray) -> None:
         """Drop all but those in `mask`, boolean ``[n]``, in place."""
@@ -108,21 +110,24 @@ class Vectors:
             self.rows[start : start + len(part)] = self.rows[part]
         self.rows.resize((len(stay), self.rows.shape[1]), refcheck=False)
 
-    def compact(self) -> Vectors:
-        """The same as codes; their ranges are those of a sample, what lies beyond is cut."""
-        sample = self.take(_sample(len(self), CHUNK))
-        with deterministic() as faiss:
-            codec = faiss.ScalarQuantizer(self.width, faiss.ScalarQuantizer.QT_6bit)
-            codec.train(sample)
-            small = Vectors(
-                np.empty((len(self), codec.code_size), np.uint8),
-                faiss.vector_to_array(codec.trained).reshape(2, self.width),
-            )
-        for start in range(0, len(self), CHUNK):
-            small.rows[start : start + CHUNK] = small._coded(self.rows[start : start + CHUNK])
-        return small
+    @classmethod
+    def coded(cls, count: int, take: Callable[[np.ndarray], np.ndarray]) -> Vectors:
+        """As codes, `count` vectors of which `take` gives those at positions ``[m]``.
 
-    def _coded(self, vectors: np.ndarray) -> np.ndarray:
+        Their ranges are those of a sample; what lies beyond is cut.
+        """
+        sample = take(_sample(count, CHUNK))
+        with deterministic() as faiss:
+            codec = faiss.ScalarQuantizer(sample.shape[1], faiss.ScalarQuantizer.QT_6bit)
+            codec.train(sample)
+            ranges = faiss.vector_to_array(codec.trained).reshape(2, -1)
+        vectors = cls(np.empty((count, codec.code_size), np.uint8), ranges)
+        for start in range(0, count, CHUNK):
+            part = np.arange(start, min(start + CHUNK, count))
+            vectors.rows[part] = vectors._encoded(take(part))
+        return vectors
+
+    def _encoded(self, vectors: np.ndarray) -> np.ndarray:
         if self._codec is None:
             return vectors
         with deterministic():
@@ -157,6 +162,11 @@ class Index:
             part = np.arange(start, min(start + CHUNK, len(ids)))
             self.add(ids[part], vectors.take(part))
         return self
+
+    @property
+    def most(self) -> int:
+        """How many candidates it can name."""
+        return GPU_MOST if self.on_gpu else sys.maxsize
 
     @property
     def outgrown(self) -> bool:
@@ -194,7 +204,7 @@ class Index:
 
         At least `k` of a row are ids, the rest may be -1.
         """
-        count = min(max(OVERSAMPLED * k, FEWEST), self.lists.ntotal)
+        count = min(max(OVERSAMPLED * k, FEWEST), self.lists.ntotal, self.most)
         queries = _padded(queries, self.lists.d)
         with deterministic():
             found: np.ndarray = self.lists.search(queries, count)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -225,10 +226,12 @@ def new_folder(target: Path) -> Iterator[Path]:
             if path.is_file():
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
-        if target.exists():
-            _exchange(aside, target)
-        else:
+        try:
             os.replace(aside, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            _exchange(aside, target)
         sync_folder(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -241,9 +244,10 @@ def _exchange(one: Path, other: Path) -> None:
         if ctypes.CDLL(None).renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
             return
     former = one.with_name(f"{one.name}.tmp")
-    os.replace(other, former)
+    with contextlib.suppress(FileNotFoundError):  # someone else has taken it away
+        os.replace(other, former)
     os.replace(one, other)
-    shutil.rmtree(former)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def sweep(folder: Path) -> int:

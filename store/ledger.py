@@ -80,7 +80,7 @@ TABLES = {
         _table("streams", "stream", stream=_S, dataset=_S, scenario=_S, definition=_S),
         _table("tasks", "stream task", stream=_S, task=_I, task_name=_S, labels=_NAMES, manifest=_S,
                train=_I, val=_I, test=_I),
-        _table("task_samples", "stream dataset key", stream=_S, task=_I, dataset=_S, key=_S, split=_S),
+        _table("task_samples", "stream dataset key", stream=_S, task=_I, manifest=_S, dataset=_S, key=_S, split=_S),
         _table("runs", "run_id", run_id=_S, stream=_S, scenario=_S, method=_S, seed=_I, digest=_S, trial=_B,
                modalities=_NAMES, config=_S, status=_S),
         _table("snapshots", "snapshot_id", snapshot_id=_S, run_id=_S, after_task=_I, path=_S, sha256=_S, parent=_S,

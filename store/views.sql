@@ -119,6 +119,7 @@ SELECT n.snapshot_id, n.run_id, r.stream, r.method, r.seed, n.after_task, n.path
 FROM snapshots n
 JOIN runs r USING (run_id)
 JOIN task_samples ts ON ts.stream = r.stream AND ts.task <= n.after_task AND ts.split = 'train'
+JOIN tasks k ON k.stream = ts.stream AND k.task = ts.task AND (ts.manifest IS NULL OR ts.manifest = k.manifest)
 JOIN samples s ON s.dataset = ts.dataset AND s.key = ts.key
 LEFT JOIN shards h ON h.dataset = s.dataset AND h.shard = s.shard
 LEFT JOIN recordings c ON c.dataset = s.dataset AND c.recording = s.recording;

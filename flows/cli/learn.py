@@ -68,9 +68,12 @@ def evaluate(lake: Lake, stream: str, method: str | None, seed: int, overrides: 
     from flows.update import evaluate as run
 
     with bars() as tell:
-        rows = run(lake, stream, method=method, seed=seed, overrides=overrides, progress=tell)
-    rows.sort(key=lambda row: (row["split"] != "test", row["protocol"], row["modalities"]))
+        found = run(lake, stream, method=method, seed=seed, overrides=overrides, progress=tell)
+    rows = sorted(found.rows, key=lambda row: (row["split"] != "test", row["protocol"], row["modalities"]))
     show(MEASURED, [{name: row[name] for name in MEASURED} for row in rows], form)
+    for reason in found.damaged.values():
+        click.echo(f"skipped   {reason}", err=True)
+    raise SystemExit(SET_ASIDE if found.damaged else 0)
 
 
 @click.command(epilog="Example: palimpsest predict samsemo recordings/one.mp4 --start 1.5 --end 4")

@@ -170,6 +170,7 @@ def update(
         news = [f"learned {', '.join(summary.learned) or 'nothing new'}"]
         news += [f"promoted {snapshot}" for snapshot in summary.promoted]
         news += [f"refused {reason}" for reason in summary.refused]
+        news += [f"skipped {reason}" for reason in summary.damaged.values()]
         text = "\n".join(f"- {line}" for line in news)
         create_markdown_artifact(text, key=_key("update", recipe.name), description="What update did")
         done.append(f"{recipe.name}: {'; '.join(news)}")
@@ -184,9 +185,11 @@ def evaluate(stream: str, method: str | None = None, seed: int = 0, lake: str | 
     """Measure the latest snapshot of a stream on every task again."""
     from flows.update import evaluate as run
 
-    rows = run(_lake(lake), stream, method=method, seed=seed, progress=_progress(stream))
-    figures = [row for row in rows if row["split"] == "test" and row["modalities"] == "all"]
-    return Completed(message="; ".join(f"{row['protocol']}: {row['step_accuracy']:.1%}" for row in figures))
+    found = run(_lake(lake), stream, method=method, seed=seed, progress=_progress(stream))
+    figures = [row for row in found.rows if row["split"] == "test" and row["modalities"] == "all"]
+    news = [f"{row['protocol']}: {row['step_accuracy']:.1%}" for row in figures]
+    news += [f"skipped {reason}" for reason in found.damaged.values()]
+    return Completed(message="; ".join(news))
 
 
 @flow

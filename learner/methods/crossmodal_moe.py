@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from learner.batch import Batch
 from learner.compensation import fit_drift
-from learner.data import Task
+from learner.data import Examples, Task
 from learner.losses.alignment import alignment
 from learner.losses.distillation import distillation
 from learner.losses.preservation import in_batch, preservation, to_anchors
@@ -145,16 +145,16 @@ class CrossModalMoE:
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
         """Compensate what drifted, re-fit the readout, freeze the most influential experts and grow new ones."""
-        batches = list(task.train.batches())
-        outputs = [self.network(batch) for batch in batches]
+        compensate = self.teacher if self.params.compensate else None
+        batches, outputs, before = self._run(task.train, compensate)
         presence = torch.cat([batch.presence for batch in batches])
         self._met += [pattern for pattern in presence.unique(dim=0).tolist() if pattern not in self._met]
-        if self.teacher is not None and self.params.compensate:
-            self._compensate(self._gather([self.teacher(batch) for batch in batches]), self._gather(outputs), presence)
+        if before:
+            self._compensate(self._gather(before), self._gather(outputs), presence)
         self.readout.update(*self._statistics(batches, outputs))
-        if len(task.val):
-            held_out = list(task.val.batches())
-            features, there, _ = self._statistics(held_out, [self.network(batch) for batch in held_out])
+        held_out, seen, _ = self._run(task.val)
+        if held_out:
+            features, there, _ = self._statistics(held_out, seen)
             classes = torch.cat([batch.labels for batch in held_out])
             self.readout.calibrate(features, there, classes, self._owner)
         self._freeze_and_grow(batches, outputs)
@@ -250,6 +250,18 @@ class CrossModalMoE:
             store.carry(space, partial(_moved, matrix, offset))
             if space == FUSED:
                 self.readout.transport(FUSED, matrix, offset, residual)
+
+    def _run(
+        self, examples: Examples, teacher: Network | None = None
+    ) -> tuple[list[Batch], list[Output], list[Output]]:
+        """All of `examples` without their tokens, which are large, and what network and teacher make of them."""
+        batches, outputs, before = [], [], []
+        for batch in examples.batches():
+            outputs.append(self.network(batch))
+            if teacher is not None:
+                before.append(teacher(batch))
+            batches.append(replace(batch, tokens={}))
+        return batches, outputs, before
 
     def _freeze_and_grow(self, batches: list[Batch], outputs: list[Output]) -> None:
         for name, adapter in self.network.adapters.items():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.batch import Batch
-from learner.data import Examples, Task
+from learner.data import Task
 from learner.methods.base import Context, ParameterGroup
 from learner.modules.heads import GaussianReadout
 
@@ -43,9 +43,9 @@ class SLDA:
 
     def end_task(self, task: Task) -> None:
         """Take in the task's samples."""
-        self.readout.update(*self._statistics(task.train))
-        if len(task.val):
-            self.readout.calibrate(*self._statistics(task.val), owner=torch.arange(len(self.context.index.classes)))
+        self.readout.update(*self._statistics(list(task.train.batches())))
+        if held_out := list(task.val.batches()):
+            self.readout.calibrate(*self._statistics(held_out), owner=torch.arange(len(self.context.index.classes)))
 
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
         """Log-likelihoods ``[B, C]`` up to a constant."""
@@ -57,8 +57,7 @@ class SLDA:
         spaces = {str(m): pooled for m, pooled in batch.pooled.items()}
         return {**spaces, "fused": torch.cat(list(spaces.values()), 1)}
 
-    def _statistics(self, examples: Examples) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        batches = list(examples.batches())
+    def _statistics(self, batches: list[Batch]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         features = {str(m): torch.cat([batch.pooled[m] for batch in batches]) for m in self.context.backbones}
         presence = torch.cat([batch.presence for batch in batches])
         return features, presence, torch.cat([batch.labels for batch in batches])

@@ -151,6 +151,6 @@ def test_features_of_remote_shards_are_those_of_near_ones_and_copies_are_bounded
     ]
     assert len(copies) == 2
     os.utime(copies[1], (0, 0))  # used long ago
-    held = far.cache_bytes - cache.room(far)
+    held = far.cache_bytes - cache.trim(far)
     assert cache.trim(replace(far, cache_bytes=held - 1)) >= 0
     assert [copy.exists() for copy in copies] == [True, False]

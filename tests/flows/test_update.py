@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,29 @@ def test_later_arrivals_form_further_tasks(here):
     assert sizes == [{"task_name": "ant+bee#2", "train": 6, "val": 2, "test": 2}]
 
 
+def test_what_a_killed_seal_left_belongs_to_no_task(tmp_path, monkeypatch):
+    """Its task was the first then; before it is sealed again, another arrives that comes before it."""
+    lake = make_lake(tmp_path, labels=["bee"])
+    recipe = make_recipe(
+        stream={"scenario": "class-incremental", "by": "label", "per_task": 1, "order": ["ant", "bee"]}
+    )
+    append = Ledger.append
+
+    def killed(self: Ledger, table: str, rows: Any) -> None:
+        if table == "tasks":
+            raise KeyboardInterrupt
+        append(self, table, rows)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Ledger, "append", killed)
+        stream.seal(Ledger(lake), recipe)
+    arrive(lake, labels=["ant"])
+    assert stream.seal(Ledger(lake), recipe) == 2
+    data = stream.load(Ledger(lake), recipe, ["imu", "text"])
+    labels = {number: {example.label for rows in data.tasks[number].values() for example in rows} for number in (1, 2)}
+    assert labels == {1: {"ant"}, 2: {"bee"}}
+
+
 def test_another_definition_of_a_stream_that_has_begun_is_refused(here):
     update(here, make_recipe(method="slda"))
     other = make_recipe(method="slda", stream={"scenario": "class-incremental", "by": "label", "per_task": 1})
@@ -385,12 +409,12 @@ def test_the_last_snapshot_can_be_measured_again_with_the_labels_of_today(here):
         evaluate(here, recipe)
     update(here, recipe)
     kept = predictions(here)
-    rows = evaluate(here, recipe)
+    rows = evaluate(here, recipe).rows
     assert predictions(here) == kept
     assert {row["after_task"] for row in rows} == {2}
 
     def accuracy() -> float:
-        found = {(row["split"], row["protocol"], row["modalities"]): row for row in evaluate(here, recipe)}
+        found = {(row["split"], row["protocol"], row["modalities"]): row for row in evaluate(here, recipe).rows}
         return found["test", "classifier", "all"]["step_accuracy"]
 
     before = accuracy()
@@ -484,9 +508,10 @@ def test_the_same_classes_in_one_domain_after_the_other(tmp_path):
     assert average(lake, summary.run_id)["last_accuracy"] > 0.8
 
 
-def damage(lake: Lake, split: str, count: int) -> list[str]:
-    """Flip a byte in the middle of so many samples; returns their keys."""
+def damage(lake: Lake, split: str, count: int, only: Collection[str] = ()) -> list[str]:
+    """Flip a byte in the middle of so many samples, or of `only` some of them; returns their keys."""
     rows = ledger(lake).rows("SELECT * FROM sample_index WHERE split = ? ORDER BY key LIMIT ?", [split, count])
+    rows = [row for row in rows if not only or row["key"] in only]
     for row in rows:
         path = Path(lake.resolve(row["url"]))
         data = bytearray(path.read_bytes())
@@ -507,6 +532,45 @@ def test_damaged_samples_are_skipped_and_told(tmp_path, workers):
     assert not {row["key"] for row in predictions(lake)} & set(keys)
     again = update(lake, make_recipe(memory=40, **FAST))
     assert (again.learned, sorted(again.damaged)) == ([], sorted(keys))
+
+
+def test_damage_is_told_when_a_snapshot_is_measured_again(tmp_path):
+    lake = make_lake(tmp_path, labels=CLASSES[:4])
+    update(lake, make_recipe(method="slda"))
+    keys = damage(lake, "test", 2)
+    shutil.rmtree(lake.cache)
+    assert sorted(evaluate(lake, make_recipe(method="slda")).damaged) == keys
+    assert ledger(lake).rows("SELECT count(*) AS n FROM events WHERE kind = 'damaged'") == [{"n": 2}]
+
+
+@pytest.mark.parametrize("method", ["crossmodal-moe", "slda"])
+def test_a_task_without_an_intact_sample_to_calibrate_on_is_learnt(tmp_path, method):
+    lake = make_lake(tmp_path, labels=CLASSES[:2])
+    keys = damage(lake, "val", 4)
+    summary = update(lake, make_recipe(method=method, gate={"max_forgetting": 1.0}, **FAST))
+    assert (summary.learned, sorted(summary.damaged)) == (["ant+bee"], keys)
+
+
+def test_a_task_without_an_intact_sample_to_learn_from_is_named(tmp_path):
+    lake = make_lake(tmp_path, labels=CLASSES[:2])
+    damage(lake, "train", 12)
+    with pytest.raises(PalimpsestError, match=r"none of the 12 training samples of task 1 ant\+bee can be read"):
+        update(lake, make_recipe(max_damaged=12, **FAST))
+
+
+def test_exemplars_that_are_all_damaged_are_not_rehearsed(tmp_path):
+    lake = make_lake(tmp_path, labels=CLASSES[:4])
+    recipe = make_recipe(memory=2, anchors=10, **FAST)
+    with pytest.raises(Stopped):
+        update(lake, recipe, progress=stop_at(2, 1))
+    (row,) = ledger(lake).rows("SELECT run_id FROM runs")
+    keys = snapshots(lake, row["run_id"])[0]["memory"]
+    damage(lake, "train", 12, keys)
+    shutil.rmtree(lake.cache)
+    summary = update(lake, recipe)
+    assert sorted(summary.damaged) == sorted(keys)
+    losses = ledger(lake).rows("SELECT detail FROM events WHERE kind = 'learned' ORDER BY subject")
+    assert not any(name.startswith("rehearsal") for name in json.loads(losses[1]["detail"])["loss"])
 
 
 def test_too_much_damage_stops_the_update_and_a_mended_shard_lets_it_go_on(tmp_path):
@@ -530,7 +594,10 @@ def test_any_number_of_workers_gives_the_same_run(four, tmp_path):
     assert same(found[0], found[2])
 
 
-def test_a_checkpoint_with_unknown_parts_names_them(here, often):
+@pytest.mark.parametrize(
+    ("inside", "part"), [((), "momentum"), (("method",), "momentum"), (("optimizer",), "9999"), (("place",), "when")]
+)
+def test_a_checkpoint_with_unknown_parts_names_them(here, often, inside, part):
     recipe = make_recipe(epochs=3, batch_size=4)
     with pytest.raises(Stopped):
         update(here, recipe, progress=stop_at(1, 5))
@@ -538,8 +605,9 @@ def test_a_checkpoint_with_unknown_parts_names_them(here, often):
     folder = here.run(row["run_id"]) / "checkpoint"
     whole = load_tree(folder)
     assert whole["place"]["size"] == 12
-    save_tree(folder, {**whole, "momentum": 1})
-    with pytest.raises(PalimpsestError, match=r"checkpoint in .*another version: momentum is not in both"):
+    changed = {**whole, **{name: {**whole[name], part: 1} for name in inside}} if inside else {**whole, part: 1}
+    save_tree(folder, changed)
+    with pytest.raises(PalimpsestError, match=rf"checkpoint in .*another version: {part} is not in both"):
         update(here, recipe)
     save_tree(folder, whole)
     assert update(here, recipe).learned == list(TASKS)

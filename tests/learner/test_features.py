@@ -16,13 +16,14 @@ from learner import registry
 from learner.backbones.base import through
 from learner.batch import Batch
 from learner.features import TrunkFeatures
+from learner.index import Rows
 from learner.loader import Damage, Example, pipeline
 from learner.modules.encoder import trunk_depths
 from store import cache
-from store.lake import Lake
+from store.lake import Lake, get, put
 from store.ledger import Ledger
 from store.types import Modality, PalimpsestError
-from tests.learner.handmade import make_lake, make_recipe
+from tests.learner.handmade import arrive, make_lake, make_recipe, weights
 
 MODALITIES = ("imu", "text", "image")
 IMU, TEXT, IMAGE = map(Modality, MODALITIES)
@@ -40,7 +41,7 @@ def here(tmp_path: Path) -> Lake:
     )
 
 
-def load(lake: Lake) -> dict[str, Sequence[Example]]:
+def load(lake: Lake) -> dict[str, Rows]:
     recipe = make_recipe(modalities=MODALITIES)
     index = stream.load(Ledger(lake), recipe, recipe.learner.backbones).index
     return {shard: index.in_shard(shard) for shard in index.shards}
@@ -207,7 +208,7 @@ def test_the_cache_keeps_what_was_used_last(here):
     first, second = ({name: shard} for name, shard in shards.items())
     features = open_features(here)
     features.prepare(shards)
-    folders = {name: features.folder(IMAGE, name, shard) for name, shard in shards.items()}
+    folders = {name: features.folder(IMAGE, name, rows.source.digest(name)) for name, rows in shards.items()}
     for path in here.cache.glob("trunk/*/*"):
         os.utime(path, (0, 0))
     open_features(here).prepare(second)  # uses it
@@ -232,15 +233,17 @@ def test_features_that_vanish_are_computed_again(here):
 
 def test_other_weights_or_other_bytes_are_other_features(here):
     shards, features = load(here), open_features(here)
-    name, examples = next(iter(shards.items()))
-    folder = features.folder(IMU, name, examples)
-    other = [replace(examples[0], entry=replace(examples[0].entry, checksum="0" * 16)), *examples[1:]]
-    assert features.folder(IMU, name, other) != folder
+    name, digest = next((name, rows.source.digest(name)) for name, rows in shards.items())
+    folder = features.folder(IMU, name, digest)
+    ledger = Ledger(here)
+    (sample,) = ledger.rows("SELECT * EXCLUDE recorded_at FROM samples WHERE shard = ? ORDER BY key LIMIT 1", [name])
+    ledger.append("samples", [sample | {"checksum": "0" * 16}])
+    assert features.folder(IMU, name, load(here)[name].source.digest(name)) != folder
     path = here.backbones / "tiny-imu.safetensors"
     data = bytearray(path.read_bytes())
     data[-2] ^= 1
     path.write_bytes(data)
-    assert open_features(here).folder(IMU, name, examples) != folder
+    assert open_features(here).folder(IMU, name, digest) != folder
 
 
 def test_only_some_modalities_of_a_batch(here):
@@ -254,3 +257,56 @@ def test_only_some_modalities_of_a_batch(here):
     dropped = replace(batch).keep({m: torch.arange(5) != 0 for m in batch.masks})
     assert not dropped.presence[0].any()
     assert torch.equal(dropped.presence[1:], batch.presence[1:])
+
+
+def remote(folder: Path) -> Lake:
+    """A lake whose six shards lie on an object store."""
+    lake = Lake(folder / "lake", shards_url=f"memory://{folder.name}")
+    weights(lake, *MODALITIES)
+    arrive(lake, modalities=MODALITIES, numbers=range(5))
+    return lake
+
+
+@pytest.mark.parametrize("share", [0, 0.12, 0.24, 0.36, 0.6, 1.5])
+def test_however_small_the_cache_nothing_remote_is_taken_for_damaged(tmp_path, share):
+    lake = remote(tmp_path)
+    shards = load(lake)
+    everything = [example for rows in shards.values() for example in rows]
+    whole = open_features(lake)
+    whole.prepare(shards)
+    expected = as_batch(whole, everything)
+    held = sum(cache.size(path) for path in [*lake.cache.glob("shards/*"), *lake.cache.glob("trunk/*/*")])
+    shutil.rmtree(lake.cache)
+    lake = replace(lake, cache_bytes=int(share * held))
+    features = open_features(lake, workers=1)
+    features.prepare(load(lake))
+    assert identical(as_batch(features, everything), expected)
+    assert not features.damage.reasons
+
+
+def test_a_damaged_copy_of_a_remote_shard_is_no_damage(tmp_path):
+    lake = remote(tmp_path)
+    shards = load(lake)
+    examples = next(iter(shards.values()))
+    url, start = examples[1].url, examples[1].entry.offset
+    intact = get(url)
+    put(url, intact[: start + 600] + b"!!!" + intact[start + 603 :])
+    spoilt = open_features(lake, limit=1)
+    spoilt.prepare(shards)
+    assert f"{url} is damaged" in spoilt.damage.reasons[examples[1].key]
+    put(url, intact)  # the copy is still that of before
+    mended = open_features(lake)
+    mended.prepare(shards)
+    assert len(as_batch(mended, examples)) == 5
+
+
+def test_what_killed_writers_left_in_the_cache_goes_with_time(here):
+    open_features(here).prepare(load(here))
+    (first, *_) = here.cache.glob("trunk/*")
+    old, new = first / ".ant.01234567.tmp", first / ".bee.01234567.tmp"
+    for aside in (old, new):
+        aside.mkdir()
+        (aside / "tokens.npy").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cache.trim(here)
+    assert (old.exists(), new.exists()) == (False, True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -59,7 +58,6 @@ def test_rows_come_back_whatever_the_pieces_they_came_in(lake, tmp_path, monkeyp
     assert found[8].url == str(lake.root / "shards/s2.tar")
     (part,) = found[3].sidecars
     assert (part.modality, part.url, part.entry.checksum) == (TEXT, str(lake.root / "shards/t.tar"), "beef")
-    assert found[3].checksum != found[2].checksum == rows[2]["checksum"]
     keys = [example.key for example in index.select(task=1, split=Split.TRAIN, modalities=[IMU])]
     assert keys == ["k0", "k1", "k2", "k4", "k5", "k6", "k8"]
     assert [e.key for e in index.select(task=2, split=Split.TRAIN, modalities=[IMU])] == []
@@ -89,26 +87,15 @@ def test_a_stream_s_index_says_what_the_ledger_says_and_is_made_again_when_that_
     assert [(e.key, e.shard) for e in data.index.rows(range(len(data.index)))] == [(r["key"], r["shard"]) for r in said]
     sealed = ledger.rows("SELECT key FROM task_samples WHERE task = 2 AND split = 'val' ORDER BY key")
     assert sorted(e.key for e in data.tasks[2][Split.VAL]) == [r["key"] for r in sealed]
-    written = folders[0].stat().st_mtime_ns
+    written = (folders[0] / "rows.arrow").stat().st_mtime_ns
     assert len(stream.load(Ledger(lake), recipe, ["imu"]).index) == 40
-    assert folders[0].stat().st_mtime_ns == written
+    assert (folders[0] / "rows.arrow").stat().st_mtime_ns == written
     key = said[0]["key"]
     (sample,) = ledger.rows("SELECT * EXCLUDE recorded_at FROM samples WHERE key = ?", [key])
     ledger.append("samples", [sample | {"labels": ["corrected"]}])
     again = stream.load(ledger, recipe, ["imu", "text"])
     assert again.index.rows(range(40)).find([key])[0].label == "corrected"
-    assert len(list((lake.cache / "index").iterdir())) == 1
     assert data.index.rows(range(40)).find([key])[0].label == "ant"  # who has it open goes on with it
-
-
-def test_streams_whose_names_begin_alike_keep_their_indexes(tmp_path):
-    lake = make_lake(tmp_path, labels=CLASSES[:2])
-    ledger = Ledger(lake)
-    for name in ("hand", "hand-made", "hand"):
-        recipe = make_recipe(name=name)
-        stream.seal(ledger, recipe)
-        stream.load(ledger, recipe, ["imu"])
-    assert len(list((lake.cache / "index").iterdir())) == 2
 
 
 def test_only_the_shards_of_a_task_are_asked_for(tmp_path):
@@ -122,11 +109,31 @@ def test_only_the_shards_of_a_task_are_asked_for(tmp_path):
     assert np.sum([len(rows) for rows in data.shards([1, 2]).values()]) == 42
 
 
-def test_a_folder_left_by_a_killed_process_is_no_index(tmp_path):
-    lake = make_lake(tmp_path, labels=CLASSES[:2])
-    ledger, recipe = Ledger(lake), make_recipe()
-    stream.seal(ledger, recipe)
-    folder: Path = lake.cache / "index" / f"hand-{ledger.state('samples')}"
-    aside = folder.with_name(f".{folder.name}.0123.tmp")
-    aside.mkdir(parents=True)
-    assert len(stream.load(ledger, recipe, ["imu"]).index) == 20
+def test_a_write_that_is_cut_short_leaves_no_index(lake, tmp_path):
+    def cut_short() -> Iterator[pa.RecordBatch]:
+        yield from batches([row(number) for number in range(4)], 4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_index(tmp_path / "index", "hand", cut_short())
+    assert not list(tmp_path.glob("index*"))
+    with pytest.raises(FileNotFoundError):
+        Index(tmp_path / "index", lake)
+
+
+@pytest.mark.parametrize("size", [2, 100])
+def test_a_shard_is_named_by_its_bytes_alone(lake, tmp_path, monkeypatch, size):
+    monkeypatch.setattr(index_module, "ROWS", 3)
+
+    def digest(name: str, rows: list[dict[str, object]]) -> str:
+        write_index(tmp_path / name, "hand", batches(rows, size))
+        return Index(tmp_path / name, lake).digest("s1")
+
+    rows = [row(number) for number in range(10)]
+    first = digest("first", rows)
+    assert digest("later", rows[2:]) == first  # whatever lies before it
+    assert digest("named", [r | {"label": "x", "task": 3} for r in rows]) == first
+    rows[5] |= {"sidecars": [PART]}
+    beside = digest("beside", rows)
+    rows[6] |= {"checksum": "0" * 16}
+    assert len({first, beside, digest("other", rows)}) == 3

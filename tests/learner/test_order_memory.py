@@ -47,14 +47,6 @@ def test_ten_million_samples_take_no_more_room_than_ten():
     assert abs(drawn.mean() / order.size - 0.5) < 0.1
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 64])
-def test_ranks_share_a_step_without_overlap_or_gap(world):
-    whole = Order(0, 1, 100, 16).step(3)
-    parts = [whole[rank::world] for rank in range(world)]
-    assert sorted(np.concatenate(parts).tolist()) == sorted(whole.tolist())
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
 def test_the_order_is_that_of_every_machine():
     """A checkpoint holds no order: these numbers must never change."""
     assert generator("order", 0, 1, 0).integers(1 << 30, size=3).tolist() == [367649441, 959407158, 638338089]

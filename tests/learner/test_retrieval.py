@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from learner import retrieval
 from learner.retrieval import Retrieval, average_precision, vote
 from store.anchors import AnchorStore
 
@@ -37,6 +38,13 @@ def test_what_labels_share_and_how_each_varies_anyway_is_taken_out(told_apart_by
     assert (found == np.array(labels, object)[:, None]).mean() > 0.95
     plain = store.labels(store.search("fused", queries, 10)[1])
     assert (plain == np.array(labels, object)[:, None]).mean() < 0.85
+
+
+def test_some_of_many_anchors_tell_as_much_whatever_their_order(told_apart_by_little, monkeypatch):
+    store, queries, labels = told_apart_by_little
+    monkeypatch.setattr(retrieval, "FITTED_ON", 40)  # every other anchor has the same label
+    _, ids = Retrieval(store).search("fused", queries, 10)
+    assert (store.labels(ids) == np.array(labels, object)[:, None]).mean() > 0.95
 
 
 def test_an_anchor_finds_itself_and_a_query_all_there_are(told_apart_by_little):

@@ -314,6 +314,19 @@ def test_an_index_finds_nearly_all_and_its_similarities_are_those_of_the_vectors
     assert [sorted(row) for row in everything.tolist()] == [list(range(COUNT))] * 2
 
 
+def test_codes_are_carried_to_wherever_their_space_moves() -> None:
+    """The numbers of each axis change their range: what was narrow becomes wide."""
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(3000, 64)).astype(np.float32) * np.geomspace(0.02, 1, 64, dtype=np.float32) + 0.3
+    store = AnchorStore(max_bytes=100_000)
+    store.add(rows(3000), {"fused": (range(3000), vectors)})
+    rotation = np.linalg.qr(random.normal(size=(64, 64)))[0].astype(np.float32)
+    store.carry("fused", lambda former: former @ rotation)
+    assert store.nbytes < vectors.nbytes / 2
+    cosine = (unit(store.vectors("fused")) * (unit(vectors) @ rotation)).sum(axis=1)
+    assert cosine.min() > 0.99
+
+
 def test_codes_take_a_quarter_and_stay_near(large: AnchorStore) -> None:
     floats = AnchorStore()
     floats.add(crowd(0, COUNT), {"fused": (range(COUNT), embeddings(COUNT, 1))})

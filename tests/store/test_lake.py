@@ -85,6 +85,16 @@ def test_a_folder_that_fails_leaves_the_former(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
+def test_a_folder_that_another_writer_made_meanwhile_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    with new_folder(target) as mine:
+        (mine / "a").write_text("mine")
+        with new_folder(target) as other:
+            (other / "a").write_text("other")
+    assert (target / "a").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_folder_is_never_absent_while_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with new_folder(tmp_path / "target") as aside:
         (aside / "file").write_text("former")
