@@ -18,7 +18,8 @@ import numpy as np
 
 from store.types import PalimpsestError
 
-PROBED = 1 / 4  # of all inverted lists, a query
+PROBED = 1 / 4  # of all inverted lists, a query, at most
+TUNED_ON, TUNED_AT, SPARED = 128, 32, 0.003  # queries, neighbours, and the recall given for probing fewer
 OVERSAMPLED, FEWEST = 4, 64  # candidates for each neighbour wanted, and at all
 OUTGROWN = 8  # an index that has become so many times as large is trained anew
 GPU_MOST = 2048  # neighbours that FAISS finds on a GPU
@@ -155,13 +156,31 @@ class Index:
         if gpus():
             with contextlib.suppress(RuntimeError):  # it is larger than the GPU's memory
                 return cls(_flat_on_gpu(vectors), len(vectors), on_gpu=True)._filled(ids, vectors)
-        return cls(_trained(vectors), len(vectors))._filled(ids, vectors)
+        index = cls(_trained(vectors), len(vectors))._filled(ids, vectors)
+        index._tune(ids, vectors)
+        return index
 
     def _filled(self, ids: np.ndarray, vectors: Vectors) -> Index:
         for start in range(0, len(ids), CHUNK):
             part = np.arange(start, min(start + CHUNK, len(ids)))
             self.add(ids[part], vectors.take(part))
         return self
+
+    def _tune(self, ids: np.ndarray, vectors: Vectors) -> None:
+        """Probe no more lists than it takes to find nearly what `PROBED` of them find."""
+        queries = vectors.take(_sample(len(vectors), TUNED_ON))
+        true = ids[nearest(vectors, queries, TUNED_AT)[1]]
+
+        def recall(probed: int) -> float:
+            self.lists.nprobe = probed
+            found = self.search(queries, TUNED_AT)
+            return float(np.mean([np.isin(wanted, there) for wanted, there in zip(true, found, strict=True)]))
+
+        probed = self.lists.nprobe
+        enough = recall(probed) - SPARED
+        while probed > 1 and recall(probed // 2) >= enough:
+            probed //= 2
+        self.lists.nprobe = probed
 
     @property
     def most(self) -> int:
