@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from flows.update import update
 from store import champions
 from store.lake import Lake
 from store.ledger import Ledger
+from tests.learner.handmade import CLASSES, TAUGHT, make_lake
 
 CHAMPION, OTHER = "toy-crossmodal-moe-s0-aaaaaaaa", "toy-finetune-s0-bbbbbbbb"
 RIGHT = {CHAMPION: [[4], [3, 4]], OTHER: [[4], [1, 4]]}  # right answers of four, after each task on each task
@@ -32,6 +34,14 @@ def folder(tmp_path: Path) -> Path:
         writer.writerow(["audio", "label", "split"])
         writer.writerows([f"{name}.wav", name, "train"] for name in ("low", "high", "broken"))
     return place
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake whose stream, that of `TAUGHT`, has a champion; nothing is changed in it."""
+    lake = make_lake(tmp_path_factory.mktemp("taught"), TAUGHT.learner.backbones, labels=CLASSES[:4])
+    update(lake, TAUGHT)
+    return lake
 
 
 @pytest.fixture

@@ -10,21 +10,9 @@ import pytest
 from flows.predict import doubt, predict
 from flows.update import update
 from store import champions
-from store.lake import Lake
 from store.ledger import Ledger
 from store.types import PalimpsestError
-from tests.learner.handmade import CLASSES, arrive, copied, make_lake, make_recipe, make_trainer, png, signals
-
-MODALITIES = ("text", "image")
-RECIPE = make_recipe(modalities=MODALITIES, method="crossmodal-moe", epochs=2)
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A lake whose stream has a champion; that of nobody else, and nothing is changed in it."""
-    lake = make_lake(tmp_path_factory.mktemp("predict"), MODALITIES, labels=CLASSES[:4])
-    update(lake, RECIPE)
-    return lake
+from tests.learner.handmade import CLASSES, TAUGHT, arrive, copied, make_lake, make_recipe, make_trainer, png, signals
 
 
 @pytest.fixture
@@ -32,7 +20,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     """A text and a picture of every class, unseen so far."""
     found = {}
     for label in CLASSES[:4]:
-        new = signals(label, 99, MODALITIES)
+        new = signals(label, 99, TAUGHT.learner.backbones)
         for suffix, content in (("txt", new["text"].encode()), ("png", new["image"])):
             found[f"{label}.{suffix}"] = tmp_path / f"{label}.{suffix}"
             found[f"{label}.{suffix}"].write_bytes(content)
@@ -42,7 +30,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("suffix", ["txt", "png"])
 def test_a_file_gets_a_label_a_confidence_and_its_nearest_with_their_sources(taught, files, suffix):
     names = [f"{label}.{suffix}" for label in CLASSES[:4]]
-    rows = predict(taught, RECIPE, [files[name] for name in names], neighbours=2)
+    rows = predict(taught, TAUGHT, [files[name] for name in names], neighbours=2)
     assert [row["file"] for row in rows] == [str(files[name]) for name in names]
     assert [row["label"] for row in rows] == list(CLASSES[:4])
     sources = {row["source_path"] for row in Ledger(taught).rows("SELECT source_path FROM recordings")}
@@ -62,39 +50,39 @@ def test_a_file_gets_a_label_a_confidence_and_its_nearest_with_their_sources(tau
 def test_several_tracks_of_a_recording_are_named_by_a_manifest(taught, files, tmp_path):
     manifest = tmp_path / "new ones.csv"
     manifest.write_text(f"image,text\ncat.png,{files['cat.txt'].read_text()}\ndog.png,\n")
-    rows = predict(taught, RECIPE, manifest=manifest)
+    rows = predict(taught, TAUGHT, manifest=manifest)
     assert [row["label"] for row in rows] == ["cat", "dog"]
 
 
 def test_predicting_changes_nothing(taught, files):
     before = {path: path.read_bytes() for path in taught.ledger.rglob("*.parquet")}
-    one = predict(taught, RECIPE, [files["ant.txt"]])
-    assert predict(taught, RECIPE, [files["ant.txt"]]) == one
+    one = predict(taught, TAUGHT, [files["ant.txt"]])
+    assert predict(taught, TAUGHT, [files["ant.txt"]]) == one
     assert {path: path.read_bytes() for path in taught.ledger.rglob("*.parquet")} == before
 
 
 def test_the_champion_speaks_not_the_last_snapshot(taught, files, tmp_path):
     lake = copied(taught, tmp_path)
-    summary = update(lake, RECIPE)
-    assert predict(lake, RECIPE, [files["dog.txt"]])[0]["label"] == "dog"
+    summary = update(lake, TAUGHT)
+    assert predict(lake, TAUGHT, [files["dog.txt"]])[0]["label"] == "dog"
     champions.rollback(lake, Ledger(lake), "hand")
     assert champions.champion(Ledger(lake), "hand") == f"{summary.run_id}/001"
-    assert predict(lake, RECIPE, [files["dog.txt"]])[0]["label"] in ("ant", "bee")
+    assert predict(lake, TAUGHT, [files["dog.txt"]])[0]["label"] in ("ant", "bee")
 
 
 def test_a_champion_outlives_a_change_of_its_recipe(taught, files):
     """It was learnt under other settings, which its run remembers."""
-    edited = make_recipe(modalities=MODALITIES, epochs=3, params={"experts": 6, "fused_dim": 64})
+    edited = make_recipe(modalities=TAUGHT.learner.backbones, epochs=3, params={"experts": 6, "fused_dim": 64})
     assert predict(taught, edited, [files["bee.png"]])[0]["label"] == "bee"
 
 
 def test_without_a_champion_it_says_what_to_do(tmp_path, files):
-    lake = make_lake(tmp_path, MODALITIES, labels=CLASSES[:2])
+    lake = make_lake(tmp_path, TAUGHT.learner.backbones, labels=CLASSES[:2])
     with pytest.raises(PalimpsestError, match="stream hand has no champion yet: run `palimpsest update hand`"):
-        predict(lake, RECIPE, [files["ant.txt"]])
-    make_trainer(lake, RECIPE)
+        predict(lake, TAUGHT, [files["ant.txt"]])
+    make_trainer(lake, TAUGHT)
     with pytest.raises(PalimpsestError, match="no champion yet"):
-        predict(lake, RECIPE, [files["ant.txt"]])
+        predict(lake, TAUGHT, [files["ant.txt"]])
 
 
 @pytest.mark.parametrize(
@@ -111,7 +99,7 @@ def test_a_file_of_no_use_is_named(taught, tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(PalimpsestError, match=message):
-        predict(taught, RECIPE, [tmp_path / name])
+        predict(taught, TAUGHT, [tmp_path / name])
 
 
 def test_what_was_never_learnt_is_flagged_and_what_was_is_not(taught, files, tmp_path):
@@ -119,15 +107,15 @@ def test_what_was_never_learnt_is_flagged_and_what_was_is_not(taught, files, tmp
     strange = {"noise.png": png(np.random.default_rng(0).integers(0, 256, (64, 64, 3))), "odd.txt": b"qqqqqqqq wwwwwww"}
     for name, content in strange.items():
         (tmp_path / name).write_bytes(content)
-    known = predict(taught, RECIPE, [files[f"{label}.png"] for label in CLASSES[:4]])
+    known = predict(taught, TAUGHT, [files[f"{label}.png"] for label in CLASSES[:4]])
     assert sum(row["unfamiliar"] for row in known) <= 1
-    assert all(row["unfamiliar"] for row in predict(taught, RECIPE, [tmp_path / name for name in strange]))
+    assert all(row["unfamiliar"] for row in predict(taught, TAUGHT, [tmp_path / name for name in strange]))
 
 
 def test_flags_are_what_the_view_of_known_things_says(taught, files):
     bounds = {row["modalities"]: row for row in Ledger(taught).rows("FROM familiarity")}
     for suffix, modality in (("txt", "text"), ("png", "image")):
-        for row in predict(taught, RECIPE, [files[f"{label}.{suffix}"] for label in CLASSES[:4]]):
+        for row in predict(taught, TAUGHT, [files[f"{label}.{suffix}"] for label in CLASSES[:4]]):
             bound = bounds[modality]
             beyond = row["novelty"] > bound["novelty_bound"] or row["confidence"] < bound["confidence_bound"]
             assert row["unfamiliar"] == beyond

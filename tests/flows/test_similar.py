@@ -7,33 +7,20 @@ from pathlib import Path
 import pytest
 
 from flows.similar import similar
-from flows.update import update
-from store.lake import Lake
 from store.ledger import Ledger
 from store.types import PalimpsestError
-from tests.learner.handmade import CLASSES, make_lake, make_recipe, signals
-
-MODALITIES = ("text", "image")
-RECIPE = make_recipe(modalities=MODALITIES, method="crossmodal-moe", epochs=2)
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A lake whose stream has a champion; nothing is changed in it."""
-    lake = make_lake(tmp_path_factory.mktemp("similar"), MODALITIES, labels=CLASSES[:4])
-    update(lake, RECIPE)
-    return lake
+from tests.learner.handmade import TAUGHT, signals
 
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     """A picture of a class that was learnt, unseen so far."""
-    (tmp_path / "new.png").write_bytes(signals("cat", 99, MODALITIES)["image"])
+    (tmp_path / "new.png").write_bytes(signals("cat", 99, TAUGHT.learner.backbones)["image"])
     return tmp_path / "new.png"
 
 
 def test_the_very_recordings_are_named_nearest_first(taught, picture):
-    rows = similar(taught, RECIPE, picture, count=4)
+    rows = similar(taught, TAUGHT, picture, count=4)
     assert len(rows) == 4
     assert (rows[0]["label"], rows[0]["task"], rows[0]["dataset"]) == ("cat", 2, "hand")
     assert [row["cosine"] for row in rows] == sorted((row["cosine"] for row in rows), reverse=True)
@@ -43,9 +30,9 @@ def test_the_very_recordings_are_named_nearest_first(taught, picture):
 
 
 def test_one_modality_may_ask_for_another(taught, picture):
-    across = similar(taught, RECIPE, picture, by="image>text", count=2)
+    across = similar(taught, TAUGHT, picture, by="image>text", count=2)
     assert len(across) == 2
-    assert across != similar(taught, RECIPE, picture, by="image", count=2)
+    assert across != similar(taught, TAUGHT, picture, by="image", count=2)
 
 
 @pytest.mark.parametrize(
@@ -57,15 +44,15 @@ def test_one_modality_may_ask_for_another(taught, picture):
 )
 def test_what_cannot_be_compared_says_what_can(taught, picture, by, message):
     with pytest.raises(PalimpsestError, match=message):
-        similar(taught, RECIPE, picture, by=by)
+        similar(taught, TAUGHT, picture, by=by)
 
 
 def test_a_file_of_another_kind_is_refused(taught, tmp_path):
     (tmp_path / "a.csv").write_text("0,0,0,0,0,0,0\n0.02,1,1,1,1,1,1\n0.04,1,1,1,1,1,1\n")
     with pytest.raises(PalimpsestError, match="none of the modalities text, image"):
-        similar(taught, RECIPE, tmp_path / "a.csv")
+        similar(taught, TAUGHT, tmp_path / "a.csv")
 
 
 def test_without_a_champion_it_says_what_to_do(lake, picture):
     with pytest.raises(PalimpsestError, match="no champion yet: run `palimpsest update hand`"):
-        similar(lake, RECIPE, picture)
+        similar(lake, TAUGHT, picture)

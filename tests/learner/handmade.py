@@ -138,6 +138,9 @@ def make_recipe(
     )
 
 
+TAUGHT = make_recipe(modalities=("text", "image"), method="crossmodal-moe", epochs=2)
+
+
 def make_trainer(lake: Lake, recipe: Recipe, device: str = "cpu", **settings: Any) -> tuple[Trainer, stream.StreamData]:
     """A fresh trainer of the recipe's run with its features ready, and the sealed tasks that it can learn."""
     ledger = Ledger(lake)
