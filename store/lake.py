@@ -170,11 +170,11 @@ def view(url: str | Path, offset: int, size: int) -> memoryview:
     found = os.stat(local)
     if found.st_size < offset + size:
         return memoryview(get(local, offset, size))
-    return _map(str(local), found.st_dev, found.st_ino, found.st_size)[offset : offset + size]
+    return _map(local, found.st_dev, found.st_ino, found.st_size)[offset : offset + size]
 
 
 @functools.lru_cache(MAPS)  # to map a shard for each of its samples would take as long as to read them
-def _map(path: str, _device: int, _inode: int, _size: int) -> memoryview:
+def _map(path: Path, _device: int, _inode: int, _size: int) -> memoryview:
     with open(path, "rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
 
@@ -234,6 +234,7 @@ def _ask(url: str | Path, act: Callable[[Any, str], T]) -> T:
             time.sleep(pause)
 
 
+@functools.lru_cache(1024)  # to make a path takes longer than to find a sample's bytes
 def _local(url: str | Path) -> Path | None:
     text = str(url).removeprefix("file://")
     return None if "://" in text else Path(text)
