@@ -47,7 +47,7 @@ def webdataset(shard: str, folder: Path) -> dict[str, Callable[[], Iterator[Any]
 
 
 def litdata(shard: str, folder: Path) -> dict[str, Callable[[], Iterator[Any]]]:
-    """Its optimised chunks, shuffled; PIL, for its own decoder asks torchvision, which it leaves to the user."""
+    """Its optimised chunks, shuffled; PIL, for its own decoder is torchvision's, which asks the CUDA build of torch."""
     from litdata import StreamingDataset, optimize
 
     if not (folder / "index.json").exists():
