@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
+import mmap
 import os
 import shutil
 import tempfile
@@ -18,6 +20,7 @@ from typing import Any, BinaryIO, TextIO, TypeVar, cast
 
 from store.types import PalimpsestError, Seconds
 
+MAPS = 64  # files that `view` keeps mapped; each takes a descriptor
 PAUSES: tuple[Seconds, ...] = (0.5, 2.0, 8.0)  # before a store that failed is asked again
 T = TypeVar("T")
 
@@ -154,6 +157,29 @@ def get(url: str | Path, offset: int = 0, size: int | None = None) -> bytes:
         return file.read() if size is None else file.read(size)
 
 
+def view(url: str | Path, offset: int, size: int) -> memoryview:
+    """The `size` bytes at `url` from `offset`, fewer where it ends before; a local file's are mapped, not copied.
+
+    Only for files that are replaced, never cut short: a map has no bytes behind its file's end, and touching it kills.
+
+    Raises:
+        FileNotFoundError: nothing lies there.
+    """
+    local = _local(url)
+    if local is None:
+        return memoryview(get(url, offset, size))
+    found = os.stat(local)
+    if found.st_size < offset + size:
+        return memoryview(get(local, offset, size))
+    return _map(local, found.st_dev, found.st_ino, found.st_size)[offset : offset + size]
+
+
+@functools.lru_cache(MAPS)  # to map a shard for each of its samples would take as long as to read them
+def _map(path: Path, _device: int, _inode: int, _size: int) -> memoryview:
+    with open(path, "rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+
+
 def present(urls: Iterable[str]) -> set[str]:
     """Those of `urls` at which something lies, by one listing of each folder rather than a question for each.
 
@@ -209,6 +235,7 @@ def _ask(url: str | Path, act: Callable[[Any, str], T]) -> T:
             time.sleep(pause)
 
 
+@functools.lru_cache(1024)  # to make a path takes longer than to find a sample's bytes
 def _local(url: str | Path) -> Path | None:
     text = str(url).removeprefix("file://")
     return None if "://" in text else Path(text)

@@ -6,18 +6,20 @@ import contextlib
 import hashlib
 import io
 import json
+import struct
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 
-from store.lake import get, new_file
+from store.lake import new_file, view
 from store.types import DamagedSampleError, Modality, Sample
 
 BLOCK = tarfile.BLOCKSIZE
+NAME_AND_SIZE = struct.Struct("100s24x11s")  # of a USTAR header
 PNG = b"\x89PNG"
 
 
@@ -75,25 +77,25 @@ def encode(sample: Sample) -> list[tuple[str, bytes]]:
     return members
 
 
-def decode(key: str, members: Iterable[tuple[str, bytes]]) -> Sample:
-    """The sample that `members` hold; images stay encoded."""
+def decode(key: str, members: Iterable[tuple[str, memoryview]]) -> Sample:
+    """The sample that `members` hold; images stay encoded. Nothing in it refers to the members' bytes."""
     sample = Sample(key=key, meta={})
     for suffix, data in members:
         if suffix == "json":
-            sample.meta = json.loads(data)
+            sample.meta = json.loads(bytes(data))
         elif suffix.startswith("frame"):
-            sample.frames.append(data)
+            sample.frames.append(bytes(data))
         elif suffix == "audio.wav":
             # PCM16 behind the 44-byte header that `encode` wrote: no decoder is faster than none.
-            sample.audio = np.frombuffer(data, "<i2", offset=44)
+            sample.audio = np.frombuffer(data, "<i2", offset=44).copy()
         elif suffix == "imu.npy":
             sample.imu = np.load(io.BytesIO(data), allow_pickle=False)
         elif suffix.startswith("image."):
-            sample.image = data
+            sample.image = bytes(data)
         elif suffix == "depth.npy":
             sample.depth = np.load(io.BytesIO(data), allow_pickle=False)
         elif suffix == "text.txt":
-            sample.text = data.decode()
+            sample.text = str(data, "utf-8")
     return sample
 
 
@@ -191,34 +193,39 @@ def read_sample(url: str, entry: Entry, sidecars: Iterable[Sidecar] = ()) -> Sam
     Raises:
         DamagedSampleError: the shard is absent, or the bytes are not those that were written.
     """
-    sample = decode(entry.key, _read(url, entry))
-    for sidecar in sidecars:
-        sample.take(sidecar.modality, read_sample(sidecar.url, sidecar.entry))
-    return sample
-
-
-def _read(url: str, entry: Entry) -> Iterable[tuple[str, bytes]]:
-    try:
-        data = get(url, entry.offset, entry.size)
-    except FileNotFoundError as error:
-        raise DamagedSampleError(
-            f"sample {entry.key}: its shard {url} is absent. Run the same ingest again."
-        ) from error
+    data = read_bytes(url, entry)
     if hashlib.sha256(data).hexdigest()[:16] != entry.checksum:
         raise DamagedSampleError(
             f"sample {entry.key} in {url} is damaged: its bytes differ from those written at ingest. "
             "Delete the shard and run the same ingest again."
         )
-    return _members(data)
+    sample = decode(entry.key, members(data))
+    for sidecar in sidecars:
+        sample.take(sidecar.modality, read_sample(sidecar.url, sidecar.entry))
+    return sample
 
 
-def _members(data: bytes) -> Iterable[tuple[str, bytes]]:
+def read_bytes(url: str, entry: Entry) -> memoryview:
+    """The bytes of one sample as they lie in its shard, unchecked: what is learnt from comes through `read_sample`.
+
+    Raises:
+        DamagedSampleError: the shard is absent.
+    """
+    try:
+        return view(url, entry.offset, entry.size)
+    except FileNotFoundError as error:
+        raise DamagedSampleError(
+            f"sample {entry.key}: its shard {url} is absent. Run the same ingest again."
+        ) from error
+
+
+def members(data: memoryview) -> Iterator[tuple[str, memoryview]]:
+    """The members, ``(suffix, bytes)``, that the bytes of one sample hold; nothing is copied."""
     position = 0
     while position < len(data):
-        name = data[position : position + 100].split(b"\0", 1)[0].decode()
-        size = int(data[position + 124 : position + 135], 8)
-        body = position + BLOCK
-        yield name.split(".", 1)[1], data[body : body + size]
+        name, octal = NAME_AND_SIZE.unpack_from(data, position)
+        size, body = int(octal, 8), position + BLOCK
+        yield name.rstrip(b"\0").decode().partition(".")[2], data[body : body + size]
         position = body + size + (-size % BLOCK)
 
 

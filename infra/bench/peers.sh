@@ -1,5 +1,6 @@
 #!/bin/sh
-# The peers' own virtual environment, in DIR/peers: video2dataset, with a CPU torch whatever its metadata asks for; hnswlib.
+# The peers' own virtual environment, in DIR/peers: video2dataset, litdata and MosaicML streaming, with a CPU torch whatever
+# their metadata asks for; hnswlib.
 #   infra/bench/peers.sh DIR [PIP_ARGS...]        PIP_ARGS may name an index of CPU builds of torch
 set -eu
 cd "$(dirname "$0")/../.."
@@ -9,8 +10,10 @@ shift
 pip="$venv/bin/python -m pip install -q --disable-pip-version-check"
 $pip "$@" -c constraints.txt torch numpy webdataset fsspec pyarrow pillow soundfile ffmpeg-python \
     click einops fire langdetect omegaconf opencv-python-headless pandas platformdirs psutil requests \
-    timeout-decorator tqdm webvtt-py yt-dlp
-$pip "$@" --no-deps video2dataset==1.3.0 scenedetect==0.6.2 torchdata==0.7.1 decord==0.6.0
+    timeout-decorator tqdm webvtt-py yt-dlp \
+    boto3 brotli catalogue filelock lightning-utilities obstore python-snappy xxhash zstd
+$pip "$@" --no-deps video2dataset==1.3.0 scenedetect==0.6.2 torchdata==0.7.1 decord==0.6.0 \
+    litdata==0.2.76 mosaicml-streaming==0.13.0
 $pip "$@" hnswlib==0.8.0 || echo "hnswlib is left out: it is compiled, and that failed" >&2
 # Imported by modules that no benchmark calls, and heavy or broken beside a CPU torch: stand-ins are imported instead.
 cat >"$("$venv/bin/python" -c 'import site; print(site.getsitepackages()[0])')/sitecustomize.py" <<'PYTHON'
@@ -27,8 +30,21 @@ class Absent(types.ModuleType):
         return type(name, (), {})
 
 
-for name in ("wandb", "transformers", "transformers.modeling_outputs", "torchaudio", "torchaudio.functional"):
-    sys.modules[name] = Absent(name)
+for name, parts in {
+    "wandb": (),
+    "torchaudio": ("functional",),
+    "torchvision": ("datasets", "transforms", "transforms.functional"),
+    "transformers": (
+        "feature_extraction_utils",
+        "modeling_outputs",
+        "models",
+        "models.auto",
+        "models.auto.tokenization_auto",
+        "tokenization_utils_base",
+    ),
+}.items():
+    for whole in (name, *(f"{name}.{part}" for part in parts)):
+        sys.modules[whole] = Absent(whole)
 PYTHON
-"$venv/bin/python" -c 'import video2dataset'
+"$venv/bin/python" -c 'import litdata, streaming, video2dataset'
 touch "$venv/.ready"

@@ -7,7 +7,6 @@ Shapes: B batch, N tokens, F values in a patch, D width, H heads, S pooling cell
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
+from learner.pictures import pixels
 from learner.torchaudio_cpu import torchaudio
 from store.types import Hertz, Modality, Sample
 
@@ -50,8 +49,8 @@ SPECS = {
     f"tiny-{spec.modality}": spec
     for spec in (
         TinySpec(Modality.AUDIO, patch=4 * 64, grid=(80,), cells=(4,)),
-        TinySpec(Modality.VIDEO, patch=2 * 16 * 16 * 3, grid=(4, 4, 4), cells=(2, 2, 2)),
-        TinySpec(Modality.IMAGE, patch=8 * 8 * 3, grid=(8, 8), cells=(2, 2)),
+        TinySpec(Modality.VIDEO, patch=2 * 16 * 16 * 3, grid=(4, 4, 4), cells=(2, 2, 2), version=2),
+        TinySpec(Modality.IMAGE, patch=8 * 8 * 3, grid=(8, 8), cells=(2, 2), version=2),
         TinySpec(Modality.IMU, patch=8 * 6, grid=(40,), cells=(4,)),
         TinySpec(Modality.TEXT, patch=256, grid=(48,), cells=(1,)),
     )
@@ -71,14 +70,14 @@ def log_mel(audio: np.ndarray) -> np.ndarray:
 def frame_patches(frames: list[bytes]) -> np.ndarray:
     """JPEGs in time order -> ``[64, 1536]``: 4 x 4 x 4 tubes of 2 frames x 16 x 16 pixels, in [-1, 1]."""
     chosen = np.linspace(0, len(frames) - 1, 8).round().astype(int)
-    video = np.stack([_pixels(frames[i], 64) for i in chosen])  # [8, 64, 64, 3]
+    video = np.stack([pixels(frames[i], 64) for i in chosen])  # [8, 64, 64, 3]
     tubes = video.reshape(4, 2, 4, 16, 4, 16, 3).transpose(0, 2, 4, 1, 3, 5, 6)
     return tubes.reshape(64, -1)
 
 
 def image_patches(image: bytes) -> np.ndarray:
     """A JPEG or PNG -> ``[64, 192]``: 8 x 8 patches of 8 x 8 pixels, in [-1, 1]."""
-    return _pixels(image, 64).reshape(8, 8, 8, 8, 3).transpose(0, 2, 1, 3, 4).reshape(64, -1)
+    return pixels(image, 64).reshape(8, 8, 8, 8, 3).transpose(0, 2, 1, 3, 4).reshape(64, -1)
 
 
 def imu_patches(imu: np.ndarray) -> np.ndarray:
@@ -172,13 +171,6 @@ class TinyBackbone(nn.Module):
         weights = member.transpose(1, 2).to(h.dtype)
         weights = weights / weights.sum(2, keepdim=True).clamp_min(1)
         return (weights @ self.norm(h)).flatten(1)
-
-
-def _pixels(data: bytes, size: int) -> np.ndarray:
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image, np.float32) / 127.5 - 1
 
 
 _MEL: list[nn.Module] = []

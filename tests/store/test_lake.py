@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from store.lake import Lake, get, lock, new_folder, present, put, sweep
+from store.lake import MAPS, Lake, get, lock, new_folder, present, put, sweep, view
 
 FORK = multiprocessing.get_context("fork")
 
@@ -28,6 +28,28 @@ def test_an_object_store_is_reached_by_url() -> None:
     assert get("memory://bucket/shard.tar", 3, 4) == b"3456"
     with pytest.raises(FileNotFoundError):
         get("memory://bucket/none.tar")
+
+
+@pytest.mark.parametrize("folder", ["memory://viewed", "{tmp_path}", "file://{tmp_path}"])
+def test_a_view_is_of_what_lies_there_now(tmp_path: Path, folder: str) -> None:
+    url = f"{folder.format(tmp_path=tmp_path)}/shard.tar"
+    with pytest.raises(FileNotFoundError):
+        view(url, 0, 1)
+    for content in (b"0123456789", b"abcdefghij", b"A", b"", b"0123456789ab"):
+        put(url, content)
+        assert bytes(view(url, 3, 4)) == content[3:7]
+        assert bytes(view(url, 0, 2)) == content[:2]
+
+
+def test_a_view_outlives_its_file_and_many_others(tmp_path: Path) -> None:
+    put(tmp_path / "first", b"first")
+    first = view(tmp_path / "first", 0, 5)
+    (tmp_path / "first").unlink()
+    for i in range(2 * MAPS):
+        put(tmp_path / str(i), b"other")
+        assert bytes(view(tmp_path / str(i), 0, 5)) == b"other"
+    assert bytes(first) == b"first"
+    assert len(os.listdir("/proc/self/fd")) < 2 * MAPS
 
 
 @pytest.mark.parametrize("folder", ["memory://exists", "{tmp_path}"])

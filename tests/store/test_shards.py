@@ -11,7 +11,7 @@ import webdataset as wds
 from PIL import Image
 
 from store.shards import ShardWriter, read_sample, write_shard
-from store.types import Modality, PalimpsestError, Sample
+from store.types import DamagedSampleError, Modality, PalimpsestError, Sample
 
 
 def picture(value: int, kind: str = "JPEG") -> bytes:
@@ -100,6 +100,26 @@ def test_a_truncated_or_absent_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar").unlink()
     with pytest.raises(PalimpsestError, match="absent"):
         read_sample(shard.url, shard.entries[0])
+
+
+def test_damage_is_found_in_a_shard_that_was_read_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    shard = write_shard(str(path), samples())
+    whole, entry = path.read_bytes(), shard.entries[0]
+    for damaged in (whole[:700] + b"?" + whole[701:], whole[:700], b""):
+        read_sample(shard.url, entry)
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedSampleError, match="damaged"):
+            read_sample(shard.url, entry)
+        path.write_bytes(whole)
+
+
+def test_a_sample_keeps_what_was_checked_whatever_becomes_of_its_shard(tmp_path: Path) -> None:
+    shard = write_shard(str(tmp_path / "a.tar"), samples())
+    read = read_sample(shard.url, shard.entries[0])
+    (tmp_path / "a.tar").write_bytes(bytes(shard.bytes))
+    for field in dataclasses.fields(Sample):
+        np.testing.assert_array_equal(getattr(read, field.name), getattr(samples()[0], field.name))
 
 
 def test_what_is_taken_back_leaves_no_trace(tmp_path: Path) -> None:
