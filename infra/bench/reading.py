@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ import numpy as np
 import simplejpeg
 import torch
 
+from flows import stream
+from flows.recipe import Recipe
 from infra.bench.common import ROOT, Bound, arguments, measure, note, report
 from learner import registry
 from learner.features import COMPUTE_BATCH, TrunkFeatures
-from learner.loader import Example
 from learner.modules.encoder import trunk_depths
 from learner.pictures import pixels
 from store.lake import Lake
+from store.ledger import Ledger
 from store.shards import Entry, members, read_bytes, read_sample, write_shard
 from store.types import Modality, Sample
 
@@ -88,8 +91,15 @@ def features(lake: Lake, url: str, entries: tuple[Entry, ...], order: np.ndarray
     """A pass over the samples' features from the lake's warm cache, in batches."""
     backbones = registry.backbones(dict.fromkeys(MODALITIES, "tiny"), lake, torch.device("cpu"))
     cached = TrunkFeatures(lake, backbones, trunk_depths(backbones, 2), torch.device("cpu"))
-    of = {"dataset": "", "recording": "", "label": "", "domain": "", "modalities": MODALITIES}
-    examples = [Example(key=entry.key, shard="bench", url=url, entry=entry, **of) for entry in entries]
+    ledger = Ledger(lake)
+    of = {"dataset": "bench", "shard": "bench", "labels": ["x"], "split": "train", "modalities": list(MODALITIES)}
+    ledger.append("samples", [{**asdict(entry), **of} for entry in entries])
+    ledger.append("shards", [{"dataset": "bench", "shard": "bench", "url": url}])
+    by_label = {"scenario": "class-incremental", "by": "label", "per_task": 1}
+    settings = {"reader": {"name": "folder"}, "stream": by_label, "learner": {"backbones": {"video": "tiny"}}}
+    recipe = Recipe.model_validate({"name": "bench", "dataset": "bench", **settings})
+    index = stream.load(ledger, recipe, MODALITIES).index
+    examples = index.in_shard("bench")
     cached.prepare({"bench": examples})
 
     def read() -> None:
