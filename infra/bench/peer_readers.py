@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +100,7 @@ PEERS = {"webdataset": webdataset, "litdata": litdata, "MosaicML streaming": mos
 def main(name: str, shard: str, folder: str) -> None:
     """Prints CPU seconds of a warm pass for bytes and of one for tensors; leaves the first sample's in ``NAME.npz``."""
     torch.set_num_threads(1)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder  # in which litdata empties `data` and `chunks`
     Path(folder, name).mkdir(parents=True, exist_ok=True)
     taken = []
     for read in PEERS[name](shard, Path(folder, name)).values():
