@@ -99,8 +99,9 @@ def compare(
         PalimpsestError: no such method, nothing to learn from, or trials that failed; the others are kept.
     """
     recipe = name if isinstance(name, Recipe) else load_recipe(name)
+    changed = override(recipe, overrides)
     chosen = list(dict.fromkeys([*(methods or METHODS), *([against] if against else [])]))
-    asked = [(method, memory) for method in chosen for memory in memories or [recipe.learner.memory]]
+    asked = [(method, memory) for method in chosen for memory in memories or [changed.learner.memory]]
     cells = {cell: used for cell in asked if (used := _used(*cell)) is not None}
     trials = {
         trial.run_id(recipe, overrides): trial
@@ -108,12 +109,12 @@ def compare(
         for trial in (Trial(method, memory, seed) for seed in range(seeds))
     }
     ledger = Ledger(lake)
-    stream.seal(ledger, override(recipe, overrides))
-    while left := _unfinished(ledger, recipe.name, trials):  # what is sealed meanwhile is learnt by all
-        _prepare(lake, ledger, override(recipe, overrides), left[0], progress)
+    stream.seal(ledger, changed)
+    while left := _unfinished(ledger, changed.name, trials):  # what is sealed meanwhile is learnt by all
+        _prepare(lake, ledger, changed, left[0], progress)
         _run(lake, recipe, left, overrides, workers, progress)
     write_catalog(lake)
-    return _table(ledger, trials, cells, asked, against or recipe.learner.method)
+    return _table(ledger, trials, cells, asked, against or changed.learner.method)
 
 
 def _used(method: str, memory: int) -> int | None:
