@@ -83,6 +83,15 @@ def modalities(ledger: Ledger, recipe: Recipe, one: Run) -> list[str]:
     return [name for name in recipe.learner.backbones if name in {row["modality"] for row in rows}]
 
 
+def features(lake: Lake, ledger: Ledger, recipe: Recipe, one: Run, *, workers: int = 0) -> TrunkFeatures:
+    """The frozen features that `one` learns from; `workers` threads read ahead."""
+    where = device()
+    names = {modality: recipe.learner.backbones[Modality(modality)] for modality in modalities(ledger, recipe, one)}
+    models = registry.backbones(names, lake, where)
+    depths = trunk_depths(models, one.settings.stages)
+    return TrunkFeatures(lake, models, depths, where, Damage(one.settings.max_damaged), workers)
+
+
 def trainer(
     lake: Lake,
     ledger: Ledger,
@@ -99,19 +108,15 @@ def trainer(
 
     One for `reading` only leaves the anchors on disk.
     """
-    where = device()
-    names = {modality: recipe.learner.backbones[Modality(modality)] for modality in modalities(ledger, recipe, one)}
-    models = registry.backbones(names, lake, where)
-    depths = trunk_depths(models, one.settings.stages)
-    features = TrunkFeatures(lake, models, depths, where, Damage(one.settings.max_damaged), workers)
+    frozen = features(lake, ledger, recipe, one, workers=workers)
     return Trainer(
         lake=lake,
         ledger=ledger,
         run_id=one.run_id,
-        backbones=models,
-        features=features,
+        backbones=frozen.backbones,
+        features=frozen,
         settings=one.settings,
-        device=where,
+        device=frozen.device,
         ranks=ranks,
         snapshot=snapshot,
         find=find,

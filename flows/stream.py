@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from flows.recipe import Recipe
 from learner.index import LAYOUT, Index, Rows, write_index
 from learner.order import generator
 from store import cache
+from store.lake import lock
 from store.ledger import Ledger
 from store.types import Modality, PalimpsestError, Split
 
@@ -73,6 +75,11 @@ def seal(ledger: Ledger, recipe: Recipe) -> int:
     Raises:
         PalimpsestError: the stream was begun under another definition, or its data set holds no samples.
     """
+    with _alone(ledger, recipe):
+        return _seal(ledger, recipe)
+
+
+def _seal(ledger: Ledger, recipe: Recipe) -> int:
     definition = json.dumps(recipe.stream.model_dump(), sort_keys=True)
     row = {
         "stream": recipe.name,
@@ -114,11 +121,10 @@ def load(ledger: Ledger, recipe: Recipe, modalities: Collection[str]) -> StreamD
 
     The index is derived from the ledger and lies in the cache; it is made again when the ledger has changed.
     """
-    folder = ledger.lake.cache / "index" / f"{recipe.name}-{LAYOUT}-{ledger.state(*_SOURCES)}"
-    try:
-        index = Index(folder, ledger.lake)
-    except FileNotFoundError:
-        write_index(folder, recipe.dataset, ledger.batches(_ROWS, _parameters(recipe)))
+    with _alone(ledger, recipe):
+        folder = ledger.lake.cache / "index" / f"{recipe.name}-{LAYOUT}-{ledger.state(*_SOURCES)}"
+        if not folder.exists():
+            write_index(folder, recipe.dataset, ledger.batches(_ROWS, _parameters(recipe)))
         index = Index(folder, ledger.lake)
     cache.used(folder)
     rows = ledger.rows("SELECT task, task_name FROM tasks WHERE stream = ? ORDER BY task", [recipe.name])
@@ -128,6 +134,11 @@ def load(ledger: Ledger, recipe: Recipe, modalities: Collection[str]) -> StreamD
         for row in rows
     }
     return StreamData({row["task"]: row["task_name"] for row in rows}, tasks, index)
+
+
+def _alone(ledger: Ledger, recipe: Recipe) -> AbstractContextManager[None]:
+    """Runs of a stream may learn side by side, but one at a time seals its tasks or replaces its index."""
+    return lock(ledger.lake, f"stream-{recipe.name}", wait=True)
 
 
 def _parameters(recipe: Recipe) -> dict[str, str]:

@@ -94,11 +94,13 @@ def update(
     ledger, ranks = Ledger(lake), join()
     with ExitStack() as stack:
         if ranks.leads:
+            # What may be promoted takes its stream for itself; a trial shares nothing but the sealed tasks.
+            what, guarded = ("trial", one.run_id) if one.trial else ("stream", recipe.name)
             try:
-                stack.enter_context(lock(lake, f"update-{recipe.name}"))
+                stack.enter_context(lock(lake, f"update-{guarded}"))
             except BlockingIOError as error:
                 raise PalimpsestError(
-                    f"another update of stream {recipe.name} is running in {lake.root}: wait for it"
+                    f"another update of {what} {guarded} is running in {lake.root}: wait for it"
                 ) from error
             sweep(lake.run(one.run_id))
         summary = _update(lake, ledger, recipe, one, ranks, workers, retry, progress)

@@ -49,6 +49,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.examples)
 
+    @property
+    def classes(self) -> list[int]:
+        """The class numbers that occur, ascending."""
+        return sorted(set(self.index.numbers(self.examples)[0]))
+
     def batch(self, positions: Iterable[int] | np.ndarray) -> Batch:
         """The samples at `positions`, on the CPU; those that cannot be read are left out."""
         chosen = [self.examples[i] for i in positions]

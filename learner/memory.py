@@ -9,7 +9,13 @@ from learner.order import generator
 
 
 def rehearse(
-    memory: Sequence[Example], learnt: Sequence[Example], *, budget: int, seed: int, task: int
+    memory: Sequence[Example],
+    learnt: Sequence[Example],
+    *,
+    budget: int,
+    seed: int,
+    task: int,
+    order: Sequence[int] | None = None,
 ) -> list[Example]:
     """The exemplars after a task.
 
@@ -18,13 +24,15 @@ def rehearse(
         learnt: the task's samples.
         budget: how many to keep in all.
         seed: of the run.
-        task: its number; newcomers are drawn at random by (seed, task).
+        task: its number.
+        order: which of `learnt` come first, by position; None draws them at random by (seed, task).
 
     Returns:
         At most `budget` examples; the counts of two (class, domain) groups differ by more than one only where a group
         has no more to give.
     """
-    order = generator("memory", seed, task).permutation(len(learnt))
+    if order is None:
+        order = generator("memory", seed, task).permutation(len(learnt)).tolist()
     groups: dict[tuple[str, str], list[Example]] = {}
     for example in [*memory, *(learnt[i] for i in order)]:
         groups.setdefault((example.label, example.domain), []).append(example)

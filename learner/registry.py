@@ -12,7 +12,7 @@ from safetensors.torch import load
 
 from learner.backbones.base import Backbone
 from learner.backbones.tiny import SPECS, TinyBackbone
-from learner.methods.base import Context, Method
+from learner.methods.base import Context, Method, UseOfExemplars
 from store.lake import Lake
 from store.types import Modality, PalimpsestError
 
@@ -20,7 +20,16 @@ METHODS = {
     "crossmodal-moe": ("learner.methods.crossmodal_moe", "CrossModalMoE"),
     "finetune": ("learner.methods.finetune", "Finetune"),
     "joint": ("learner.methods.joint", "Joint"),
+    "ewc": ("learner.methods.ewc", "EWC"),
+    "lwf": ("learner.methods.lwf", "LwF"),
+    "er": ("learner.methods.er", "ER"),
+    "derpp": ("learner.methods.derpp", "DERpp"),
+    "icarl": ("learner.methods.icarl", "ICaRL"),
+    "simplecil": ("learner.methods.simplecil", "SimpleCIL"),
     "slda": ("learner.methods.slda", "SLDA"),
+    "ranpac": ("learner.methods.ranpac", "RanPAC"),
+    "moe-adapters": ("learner.methods.moe_adapters", "MoEAdapters"),
+    "av-cil": ("learner.methods.av_cil", "AVCIL"),
 }
 
 
@@ -52,13 +61,26 @@ def method(name: str, context: Context, params: Mapping[str, Any]) -> Method:
     Raises:
         PalimpsestError: no such method, or one of `params` is not of it.
     """
+    try:
+        return cast(Method, _method(name)(context, **params))
+    except TypeError as error:
+        raise PalimpsestError(f"method {name} does not take these parameters: {error}") from error
+
+
+def exemplars(name: str) -> UseOfExemplars:
+    """Whether a method can do without exemplars, or leaves them unused.
+
+    Raises:
+        PalimpsestError: no such method.
+    """
+    return getattr(_method(name), "exemplars", "optional")
+
+
+def _method(name: str) -> Any:
     if name not in METHODS:
         raise PalimpsestError(f"no method is called {name!r}; there are: {', '.join(METHODS)}")
     module, attribute = METHODS[name]
-    try:
-        return cast(Method, getattr(import_module(module), attribute)(context, **params))
-    except TypeError as error:
-        raise PalimpsestError(f"method {name} does not take these parameters: {error}") from error
+    return getattr(import_module(module), attribute)
 
 
 def backbones(names: Mapping[str, str], lake: Lake, device: torch.device) -> dict[Modality, Backbone]:

@@ -34,7 +34,7 @@ from learner.features import TrunkFeatures
 from learner.index import Rows
 from learner.loader import Example, ahead
 from learner.memory import rehearse
-from learner.methods.base import Context, ParameterGroup
+from learner.methods.base import Context, Herds, ParameterGroup, Recalls
 from learner.order import Order, generator
 from store.anchors import AnchorStore
 from store.lake import Lake
@@ -129,6 +129,10 @@ class Trainer:
         context = Context(backbones, settings.stages, self.index, self.anchors, device, self.ranks.gather)
         self._seed_torch("init", 0)
         self.method = registry.method(settings.method, context, settings.params or {})
+        if registry.exemplars(settings.method) == "needed" and not settings.memory:
+            raise PalimpsestError(
+                f"method {settings.method} rehearses exemplars and the recipe keeps none: --set learner.memory=500"
+            )
         if state:
             self.method.load_state_dict(to_tensors(state["method"]))
         self.frozen_parameters = sum(p.numel() for b in backbones.values() for p in b.parameters())  # type: ignore[attr-defined]
@@ -181,8 +185,15 @@ class Trainer:
             )
             if settings.memory and self.method.scope == "task":
                 self.memory = rehearse(
-                    self.memory, task.train.examples, budget=settings.memory, seed=settings.seed, task=task.number
+                    self.memory,
+                    task.train.examples,
+                    budget=settings.memory,
+                    seed=settings.seed,
+                    task=task.number,
+                    order=self.method.herd(task, settings.memory) if isinstance(self.method, Herds) else None,
                 )
+                if isinstance(self.method, Recalls):
+                    self.method.recall(Examples(self.features, self.memory, self.index))
             self.measure([*earlier, task])
             name = snapshot_id(self.run_id, task.number)
             detail = {"loss": losses, "samples": len(train), **self.method.explain()}

@@ -58,6 +58,32 @@ SELECT run_id, stream, scenario, method, seed, protocol, modalities, split,
     arg_max(forgetting, after_task) AS forgetting, arg_max(bwt, after_task) AS bwt, max(after_task) AS tasks
 FROM step_summary GROUP BY ALL;
 
+-- What a run has cost by its last snapshot; a task that was interrupted counts the seconds since it was last taken up.
+CREATE OR REPLACE VIEW run_cost AS
+SELECT n.run_id, arg_max(n.memory_bytes, n.after_task) AS memory_bytes,
+    arg_max(n.trained_parameters, n.after_task) AS trained_parameters, sum(e.seconds) AS seconds
+FROM snapshots n LEFT JOIN events e ON e.kind = 'learned' AND e.subject = n.snapshot_id
+GROUP BY ALL;
+
+-- What each recording brings to a run's average_accuracy, which is the sum over on_task of sum(credit) / sum(samples): with
+-- T steps, a right answer after task t is worth 1 / (T * tasks measured then). Figures are resampled by recording from this.
+CREATE OR REPLACE VIEW recording_credit AS
+WITH steps AS (
+    SELECT run_id, protocol, modalities, split, after_task, count(DISTINCT on_task) AS tasks,
+        count(*) OVER (PARTITION BY run_id, protocol, modalities, split) AS steps
+    FROM predictions WHERE on_task <= after_task GROUP BY run_id, protocol, modalities, split, after_task
+)
+SELECT p.run_id, r.stream, r.method, r.seed, p.protocol, p.modalities, p.split, p.on_task, s.recording,
+    count(*) / count(DISTINCT p.after_task) AS samples,
+    coalesce(sum(1 / (t.steps * t.tasks)) FILTER (p.predicted = p.label), 0) AS credit
+FROM predictions p
+JOIN steps t USING (run_id, protocol, modalities, split, after_task)
+JOIN runs r USING (run_id)
+JOIN streams d USING (stream)
+JOIN samples s ON s.dataset = d.dataset AND s.key = p.key
+WHERE p.on_task <= p.after_task
+GROUP BY ALL;
+
 -- What each modality is worth at the end: last accuracy per modality set, beside that of all of them.
 CREATE OR REPLACE VIEW modality_ablation AS
 SELECT one.run_id, one.stream, one.method, one.seed, one.protocol, one.split, one.modalities, one.last_accuracy,

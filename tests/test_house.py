@@ -20,7 +20,7 @@ MAY_IMPORT = {
 SOURCES = [path for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
 TORCH = {"torch", "torchaudio", "torchvision", "transformers", "webdataset"}  # webdataset imports torch
 COMMANDS = (
-    "demo doctor synthesize ingest source update evaluate report predict similar snapshots promote rollback "
+    "demo doctor synthesize ingest source update compare evaluate report predict similar snapshots promote rollback "
     "sql catalog pretrain serve"
 ).split()
 

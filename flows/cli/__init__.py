@@ -16,6 +16,7 @@ COMMANDS = (
     data.ingest,
     data.add,
     learn.update,
+    learn.compare,
     learn.evaluate,
     learn.predict,
     learn.similar,

@@ -1,10 +1,10 @@
-"""Commands of the learner: update, evaluate, predict, similar, pretrain."""
+"""Commands of the learner: update, compare, evaluate, predict, similar, pretrain."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -54,6 +54,81 @@ def update(
     click.echo()
     show(figures.column_names, figures.to_pylist())
     raise SystemExit(SET_ASIDE if summary.refused or summary.damaged else 0)
+
+
+@click.command(epilog="Example: palimpsest compare samsemo --methods crossmodal-moe,er,slda --memory 0,200 --workers 2")
+@click.argument("stream")
+@click.option("--methods", default="", metavar="A,B", help="Default: all there are.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each, seeds 0, 1 ...")
+@click.option("--memory", "memories", default="", metavar="N,N", help="Exemplars in all; default: the recipe's.")
+@click.option("--against", metavar="METHOD", help="Hold the others against this one; default: the recipe's.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at once.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe, for every trial.")
+@click.option("--format", "form", type=FORMATS, default="table", show_default=True)
+@with_existing_lake
+def compare(
+    lake: Lake,
+    stream: str,
+    methods: str,
+    seeds: int,
+    memories: str,
+    against: str | None,
+    workers: int,
+    overrides: tuple[str, ...],
+    form: str,
+) -> None:
+    """Run methods side by side on STREAM, over several seeds, and show one table.
+
+    All are trials, never promoted. What the ledger holds is not run again; killed and started again, it goes on.
+    Figures are of the test split, mean ± standard deviation over seeds; the difference is in average accuracy from
+    the method held against, with its 95 % bootstrap interval over recordings.
+    """
+    from flows.compare import compare as run
+
+    try:
+        counts = [int(number) for number in _listed(memories)]
+    except ValueError as error:
+        raise click.BadParameter(f"{memories!r} is no list of numbers such as 0,200", param_hint="--memory") from error
+    with bars() as tell:
+        rows = run(
+            lake,
+            stream,
+            methods=_listed(methods),
+            seeds=seeds,
+            memories=counts,
+            against=against,
+            overrides=overrides,
+            workers=workers,
+            progress=tell,
+        )
+    shown = [_compared(row) for row in rows] if form == "table" else rows
+    show(list(shown[0]), shown, form)
+
+
+def _listed(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _compared(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the comparison for people."""
+
+    def spread(name: str) -> str:
+        mean, sd = row[name], row[f"{name}_sd"]
+        return "" if mean is None else f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
+
+    apart = row["difference"]
+    return {
+        **{name: row[name] for name in ("method", "memory", "seeds")},
+        "average": spread("average_accuracy"),
+        "last": spread("last_accuracy"),
+        "forgetting": spread("forgetting"),
+        "bwt": spread("bwt"),
+        "bytes": None if row["memory_bytes"] is None else round(row["memory_bytes"]),
+        "trained": None if row["trained_parameters"] is None else round(row["trained_parameters"]),
+        "seconds": row["seconds"],
+        "difference": "" if apart is None else f"{apart:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
+        "note": row["note"],
+    }
 
 
 @click.command(epilog="Example: palimpsest evaluate samsemo --method finetune")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from learner.backbones.base import Backbone
 from learner.batch import Batch
-from learner.data import ClassIndex, Task
+from learner.data import ClassIndex, Examples, Task
 from store.anchors import AnchorStore
 from store.types import Modality
+
+UseOfExemplars = Literal["optional", "needed", "unused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Method(Protocol):
         nbytes: bytes of statistics derived from past data, anchors and exemplars apart.
 
     A method whose modalities are trained into one space, so that a sound may ask for a video, says so by a true
-    attribute ``aligned``; without it they are not asked for each other.
+    attribute ``aligned``; without it they are not asked for each other. One that is undefined without exemplars, or
+    leaves them unused, says so by its class's attribute ``exemplars``; without it they are optional.
     """
 
     scope: Literal["task", "seen"]
@@ -87,3 +90,19 @@ class Method(Protocol):
 
     def explain(self) -> dict[str, Any]:
         """Figures about the last task for the ledger, as JSON values."""
+
+
+@runtime_checkable
+class Recalls(Protocol):
+    """A method that keeps something of each exemplar."""
+
+    def recall(self, exemplars: Examples) -> None:
+        """Take note of `exemplars`, all that are kept after a task, the model being as it will be measured."""
+
+
+@runtime_checkable
+class Herds(Protocol):
+    """A method that has a say in which samples become exemplars; else they are drawn at random."""
+
+    def herd(self, task: Task, budget: int) -> Sequence[int]:
+        """Positions among the task's training samples, the best of each class and domain first, `budget` of each."""

@@ -20,6 +20,7 @@ from learner.batch import Batch
 from learner.compensation import fit_drift
 from learner.data import Examples, Task
 from learner.losses.alignment import alignment
+from learner.losses.classification import among
 from learner.losses.distillation import distillation
 from learner.losses.preservation import in_batch, preservation, to_anchors
 from learner.methods.base import Context, ParameterGroup
@@ -106,7 +107,7 @@ class CrossModalMoE:
     def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Keep the model as it is now as the teacher, and make room in the head."""
         self.teacher = self.network.frozen_copy() if task.number > 1 else None
-        self._own = torch.tensor(sorted(set(self.context.index.numbers(task.train.examples)[0])))
+        self._own = torch.tensor(task.train.classes)
         self.network.head.grow(len(self.context.index.classes))
         scale = self.params.plasticity if self.teacher is not None else 1.0
         return [{"params": self.network.trained_parameters(), "scale": scale}]
@@ -197,11 +198,9 @@ class CrossModalMoE:
         return torch.tensor(self.context.index.class_of_group)
 
     def _classification(self, output: Output, batch: Batch, *, alone: bool) -> Tensor:
-        # Without rehearsal only the task's own classes compete: pushing down absent classes is what forgets them.
         if not alone:
             return F.cross_entropy(output.logits, batch.labels)
-        own = self._own.to(batch.labels.device)
-        return F.cross_entropy(output.logits[:, own], torch.searchsorted(own, batch.labels))
+        return among(output.logits, batch.labels, self._own.to(batch.labels.device))
 
     def _drop_modalities(self, batch: Batch, generator: torch.Generator) -> Batch:
         modalities = list(batch.masks)

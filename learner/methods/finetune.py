@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from learner.batch import Batch
 from learner.data import Task
 from learner.methods.base import Context, ParameterGroup
-from learner.modules.network import Network, NetworkShape, router_noise
+from learner.modules.network import Network, NetworkShape, Output, router_noise
 
 
 class Finetune:
@@ -47,9 +47,12 @@ class Finetune:
         terms = {}
         for name, part in (("classification", batch), ("rehearsal", replay)):
             if part is not None:
-                output = self.network(part, router_noise(self.network, len(part), generator))
-                terms[name] = F.cross_entropy(output.logits, part.labels)
+                terms[name] = F.cross_entropy(self._output(part, generator).logits, part.labels)
         return terms
+
+    def _output(self, batch: Batch, generator: torch.Generator) -> Output:
+        """A training pass, with noise for the routers."""
+        return self.network(batch, router_noise(self.network, len(batch), generator))
 
     def end_task(self, task: Task) -> None:
         """Nothing."""

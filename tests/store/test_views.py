@@ -77,6 +77,29 @@ def test_summary_of_a_matrix_worked_out_by_hand(ledger: Ledger) -> None:
     )
 
 
+def test_credit_by_recording_adds_up_to_average_accuracy(ledger: Ledger) -> None:
+    learned(ledger, "r", MATRIX)
+    ledger.append("streams", [{"stream": "s", "dataset": "d", "scenario": "class"}])
+    samples = [{"dataset": "d", "key": f"{i}-{n}", "recording": f"r{n // 2}"} for i in range(1, 4) for n in range(4)]
+    ledger.append("samples", samples)
+    rows = ledger.rows("SELECT on_task, recording, samples, credit FROM recording_credit ORDER BY ALL")
+    assert [(row["on_task"], row["recording"]) for row in rows] == [(i, r) for i in range(1, 4) for r in ("r0", "r1")]
+    # Task 1 was right 2, 2, 2 times in r0 after the three steps, worth 1/3, 1/6 and 1/9 each; and 2, 0, 1 in r1.
+    assert [row["credit"] for row in rows[:2]] == pytest.approx([2 * (1 / 3 + 1 / 6 + 1 / 9), 2 / 3 + 1 / 9])
+    by_task = ledger.rows("SELECT sum(credit) / sum(samples) AS share FROM recording_credit GROUP BY on_task")
+    assert sum(row["share"] for row in by_task) == pytest.approx(summary(ledger, "r")["average_accuracy"])
+
+
+def test_cost_is_that_of_the_last_snapshot_and_of_all_learning(ledger: Ledger) -> None:
+    for task, size in ((1, 30), (2, 20)):
+        name = f"r/{task:03d}"
+        row = {"snapshot_id": name, "run_id": "r", "after_task": task, "memory_bytes": size, "trained_parameters": 7}
+        ledger.append("snapshots", [row])
+        ledger.append("events", [{"event": f"learned {name}", "kind": "learned", "subject": name, "seconds": 1.5}])
+    expected = {"run_id": "r", "memory_bytes": 20, "trained_parameters": 7, "seconds": 3.0}
+    assert ledger.rows("FROM run_cost") == [expected]
+
+
 def test_steps_are_what_each_task_did(ledger: Ledger) -> None:
     learned(ledger, "r", MATRIX)
     steps = ledger.rows("FROM step_summary ORDER BY after_task")

@@ -1,0 +1,20 @@
+"""Classification in which only some of the classes compete."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def among(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy of ``[B, C]`` over `classes` alone.
+
+    Pushing down classes of which a task brings no sample is what forgets them.
+
+    Args:
+        logits: ``[B, C]``.
+        labels: ``[B]``, each one of `classes`.
+        classes: ``[K]``, ascending.
+    """
+    return F.cross_entropy(logits[:, classes], torch.searchsorted(classes, labels))

@@ -1,0 +1,59 @@
+"""Class prototypes on frozen features: a class is the mean of its samples, and the nearest by cosine wins.
+
+SimpleCIL (Zhou et al. 2023, "Revisiting class-incremental learning with pre-trained models"). The paper has one
+modality; here each has prototypes of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learner.methods.base import Context
+from learner.methods.frozen import ByModality
+
+SCALE = 16.0  # of the cosines, so that a softmax over them is worth reading
+
+
+class Prototypes:
+    """The mean of each class; see `frozen.Readout`.
+
+    Args:
+        width: P.
+    """
+
+    def __init__(self, width: int):
+        self.statistics = {
+            "sums": torch.zeros(0, width, dtype=torch.float64),  # [C, P]
+            "counts": torch.zeros(0, dtype=torch.float64),  # [C]
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Sums and counts."""
+        return sum(values.nbytes for values in self.statistics.values())
+
+    def update(self, x: Tensor, labels: Tensor, classes: int) -> None:
+        """Add samples to the means of their classes."""
+        sums, counts = self.statistics["sums"], self.statistics["counts"]
+        fresh = classes - len(counts)
+        self.statistics = {
+            "sums": F.pad(sums, (0, 0, 0, fresh)).index_add_(0, labels, x),
+            "counts": F.pad(counts, (0, fresh)) + labels.bincount(minlength=classes),
+        }
+
+    def calibrate(self, x: Tensor, labels: Tensor) -> None:
+        """Nothing to settle."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Scaled cosines; 0 for a class never met in this modality."""
+        prototypes = self.statistics["sums"] / self.statistics["counts"].clamp_min(1)[:, None]
+        return SCALE * F.normalize(x) @ F.normalize(prototypes).T
+
+
+class SimpleCIL(ByModality):
+    """The method's hooks; see `methods.base.Method`."""
+
+    def __init__(self, context: Context):
+        super().__init__(context, {str(m): Prototypes(b.pooled_dim) for m, b in context.backbones.items()})
