@@ -7,7 +7,7 @@
 #   BENCH     which of infra/bench                   make bench BENCH="long kills" BENCH_ARGS=--json
 EXTRAS ?= cpu,dev
 PIP_ARGS ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto --maxprocesses 4
 BENCH ?= throughput growth long kills reading anchors stream resume
 BENCH_ARGS ?=
 PYTHON ?=
