@@ -28,6 +28,8 @@ COSTS = ("memory_bytes", "trained_parameters", "seconds")
 NEEDS_MEMORY = "n/a: it rehearses exemplars"
 NOT_TESTED = "n/a: the stream has no test split"
 KEEPS_NONE = "it keeps no exemplars: one run a seed for all memories"
+UNPAIRED = "no difference: it was measured on other samples than {}, which `palimpsest evaluate` mends"
+SKIPPED = "{} samples skipped as damaged"
 _ASKED = "WITH asked AS (SELECT unnest($runs) AS run_id, unnest($memories) AS memory)"
 _TESTED = "split = 'test' AND protocol = 'classifier' AND modalities = 'all'"
 _FIGURES = f"""
@@ -41,6 +43,11 @@ _CREDITS = f"""
     {_ASKED}
     SELECT method, memory, recording, on_task, any_value(samples) AS samples, avg(credit) AS credit
     FROM asked JOIN recording_credit USING (run_id) WHERE {_TESTED} GROUP BY ALL ORDER BY ALL
+"""
+_DAMAGED = f"""
+    {_ASKED}
+    SELECT method, memory, count(*) AS samples
+    FROM asked JOIN runs USING (run_id) JOIN events ON subject = run_id AND kind = 'damaged' GROUP BY ALL
 """
 Progress = Callable[[str, int, int], None]
 
@@ -158,7 +165,7 @@ def _run(
         if error:
             failed[trial] = error
     if failed:
-        told = "\n".join(f"{t.method}, memory {t.memory}, seed {t.seed}: {error}" for t, error in failed.items())
+        told = "\n".join(f"{t.method}, memory {t.memory}, seed {t.seed}: {_said(error)}" for t, error in failed.items())
         raise PalimpsestError(
             f"{len(failed)} of {len(trials)} trials failed; the others are kept, and the same command tries again "
             f"what is missing.\n{told}"
@@ -191,9 +198,13 @@ def _outcomes(
 def _learn(lake: Lake, recipe: Recipe, trial: Trial, overrides: list[str]) -> Exception | None:
     try:
         update(lake, recipe, method=trial.method, seed=trial.seed, overrides=overrides)
-    except PalimpsestError as error:
+    except Exception as error:  # whatever it is, the others go on
         return error
     return None
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, PalimpsestError) else f"{type(error).__name__}: {error}"
 
 
 def _table(
@@ -208,21 +219,34 @@ def _table(
     credits: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for part in ledger.rows(_CREDITS, bound):
         credits.setdefault((part["method"], part["memory"]), []).append(part)
+    damaged = {(found["method"], found["memory"]): found["samples"] for found in ledger.rows(_DAMAGED, bound)}
     columns = ("seeds", *(c for name in METRICS for c in (name, f"{name}_sd")), *COSTS, "difference", "low", "high")
     table = []
     for method, memory in asked:
         own, other = ((one, cells.get((one, memory), -1)) for one in (method, reference))
-        row = {**dict.fromkeys(columns), **figures.get(own, {}), "method": method, "memory": memory, "note": ""}
-        if own in credits and other in credits and own != other:
-            row |= paired_difference(credits[own], credits[other])
+        row = {**dict.fromkeys(columns), **figures.get(own, {}), "method": method, "memory": memory}
+        notes = []
         if (method, memory) not in cells:
-            row["note"] = NEEDS_MEMORY
+            notes.append(NEEDS_MEMORY)
         elif own not in figures:
-            row["note"] = NOT_TESTED
+            notes.append(NOT_TESTED)
         elif own[1] != memory:
-            row["note"] = KEEPS_NONE
+            notes.append(KEEPS_NONE)
+        if own in damaged:
+            notes.append(SKIPPED.format(damaged[own]))
+        if own in credits and other in credits and own != other:
+            if _samples(credits[own]) == _samples(credits[other]):
+                row |= paired_difference(credits[own], credits[other])
+            else:
+                notes.append(UNPAIRED.format(reference))
+        row["note"] = "; ".join(notes)
         table.append({name: row[name] for name in ("method", "memory", *columns, "note")})
     return table
+
+
+def _samples(credits: Sequence[dict[str, Any]]) -> set[tuple[str, int, float]]:
+    """Of which recordings and tasks how many samples were measured."""
+    return {(row["recording"], row["on_task"], row["samples"]) for row in credits}
 
 
 def paired_difference(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> dict[str, float]:

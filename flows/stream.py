@@ -126,8 +126,8 @@ def load(ledger: Ledger, recipe: Recipe, modalities: Collection[str]) -> StreamD
         if not folder.exists():
             write_index(folder, recipe.dataset, ledger.batches(_ROWS, _parameters(recipe)))
         index = Index(folder, ledger.lake)
+        rows = ledger.rows("SELECT task, task_name FROM tasks WHERE stream = ? ORDER BY task", [recipe.name])
     cache.used(folder)
-    rows = ledger.rows("SELECT task, task_name FROM tasks WHERE stream = ? ORDER BY task", [recipe.name])
     wanted = [Modality(name) for name in modalities]
     tasks = {
         row["task"]: {split: index.select(task=row["task"], split=split, modalities=wanted) for split in Split}

@@ -160,7 +160,7 @@ def _update(
             _record(ledger, recipe, one, modalities, "running")
     trainer, tasks = resume(lake, ledger, recipe, one, data, progress, ranks, workers)
     summary.damaged = trainer.features.damage.reasons
-    for number, name in data.names.items():
+    for number, name in list(data.names.items())[: summary.tasks]:  # what others seal meanwhile is of the next update
         if number > len(tasks):
             if not len(data.tasks[number][Split.TRAIN]):
                 raise PalimpsestError(

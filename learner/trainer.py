@@ -183,7 +183,7 @@ class Trainer:
                 policy=settings.anchor_policy,
                 seed=settings.seed,
             )
-            if settings.memory and self.method.scope == "task":
+            if settings.memory and registry.exemplars(settings.method) != "unused":
                 self.memory = rehearse(
                     self.memory,
                     task.train.examples,

@@ -314,7 +314,7 @@ class AnchorStore:
                 index = self._index(held)
                 if index is not None:
                     index.save(aside / f"{name}.faiss")
-                spaces[name] = {"trained": index.trained, "oversampled": index.oversampled} if index else {}
+                spaces[name] = {"trained": index.trained if index else 0}
             sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
             state = {"version": self.version, "next": self._next, "spaces": spaces, "sizes": sizes}
             (aside / "state.json").write_text(json.dumps(state))
@@ -384,7 +384,7 @@ class AnchorStore:
             ranges = np.load(folder / f"{name}.ranges.npy") if f"{name}.ranges.npy" in expected else None
             index = None
             if f"{name}.faiss" in expected and (mapped or not gpus()):  # a GPU has its own soon
-                index = Index.load(folder / f"{name}.faiss", **about)
+                index = Index.load(folder / f"{name}.faiss", about["trained"])
             vectors = Vectors(np.asarray(rows) if mapped else np.array(rows), ranges)
             self._spaces[name] = _Space(np.load(folder / f"{name}.ids.npy"), vectors, index)
 

@@ -19,9 +19,8 @@ import numpy as np
 from store.types import PalimpsestError
 
 PROBED = 1 / 4  # of all inverted lists, a query, at most
-TUNED_ON, TUNED_AT = 128, 32  # queries and neighbours by which an index is tuned
-ENOUGH, SPARED = 0.995, 0.003  # recall beyond which no more candidates are named, and what is given for probing fewer
-OVERSAMPLED, FEWEST = (4, 8, 16), 64  # candidates for each neighbour wanted, as many as it takes, and at all
+TUNED_ON, TUNED_AT, SPARED = 128, 32, 0.003  # queries, neighbours, and the recall given for probing fewer
+OVERSAMPLED, FEWEST = 4, 64  # candidates for each neighbour wanted, and at all
 OUTGROWN = 8  # an index that has become so many times as large is trained anew
 GPU_MOST = 2048  # neighbours that FAISS finds on a GPU
 CHUNK = 65_536  # vectors decoded, moved or encoded at a time
@@ -146,11 +145,10 @@ class Index:
     Attributes:
         lists: a FAISS index.
         trained: how many vectors there were when it was made.
-        oversampled: candidates for each neighbour wanted.
     """
 
-    def __init__(self, lists: Any, trained: int, oversampled: int = OVERSAMPLED[0], *, on_gpu: bool = False):
-        self.lists, self.trained, self.oversampled, self.on_gpu = lists, trained, oversampled, on_gpu
+    def __init__(self, lists: Any, trained: int, *, on_gpu: bool = False):
+        self.lists, self.trained, self.on_gpu = lists, trained, on_gpu
 
     @classmethod
     def made(cls, ids: np.ndarray, vectors: Vectors) -> Index:
@@ -169,7 +167,7 @@ class Index:
         return self
 
     def _tune(self, ids: np.ndarray, vectors: Vectors) -> None:
-        """Name as many candidates, and probe as few lists, as it takes to find nearly all neighbours that can be."""
+        """Probe no more lists than it takes to find nearly what `PROBED` of them find."""
         queries = vectors.take(_sample(len(vectors), TUNED_ON))
         true = ids[nearest(vectors, queries, TUNED_AT)[1]]
 
@@ -178,11 +176,9 @@ class Index:
             found = self.search(queries, TUNED_AT)
             return float(np.mean([np.isin(wanted, there) for wanted, there in zip(true, found, strict=True)]))
 
-        probed, reached = self.lists.nprobe, 0.0
-        for self.oversampled in OVERSAMPLED:
-            if (reached := recall(probed)) >= ENOUGH:
-                break
-        while probed > 1 and recall(probed // 2) >= reached - SPARED:
+        probed = self.lists.nprobe
+        enough = recall(probed) - SPARED
+        while probed > 1 and recall(probed // 2) >= enough:
             probed //= 2
         self.lists.nprobe = probed
 
@@ -227,7 +223,7 @@ class Index:
 
         At least `k` of a row are ids, the rest may be -1.
         """
-        count = min(max(self.oversampled * k, FEWEST), self.lists.ntotal, self.most)
+        count = min(max(OVERSAMPLED * k, FEWEST), self.lists.ntotal, self.most)
         queries = _padded(queries, self.lists.d)
         with deterministic():
             found: np.ndarray = self.lists.search(queries, count)[1]
@@ -244,10 +240,10 @@ class Index:
                 faiss.write_index(self.lists, str(path))
 
     @classmethod
-    def load(cls, path: Path, trained: int, oversampled: int) -> Index:
+    def load(cls, path: Path, trained: int) -> Index:
         """The index that `save` wrote."""
         with deterministic() as faiss:
-            return cls(faiss.read_index(str(path)), trained, oversampled)
+            return cls(faiss.read_index(str(path)), trained)
 
 
 def _trained(vectors: Vectors) -> Any:

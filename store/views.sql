@@ -58,7 +58,7 @@ SELECT run_id, stream, scenario, method, seed, protocol, modalities, split,
     arg_max(forgetting, after_task) AS forgetting, arg_max(bwt, after_task) AS bwt, max(after_task) AS tasks
 FROM step_summary GROUP BY ALL;
 
--- What a run has cost by its last snapshot; a task that was interrupted counts the seconds since it was last taken up.
+-- What a run has cost by its last snapshot; seconds are those on the clock, of an interrupted task since it was last taken up.
 CREATE OR REPLACE VIEW run_cost AS
 SELECT n.run_id, arg_max(n.memory_bytes, n.after_task) AS memory_bytes,
     arg_max(n.trained_parameters, n.after_task) AS trained_parameters, sum(e.seconds) AS seconds

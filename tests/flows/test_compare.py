@@ -21,13 +21,13 @@ from store import champions
 from store.lake import Lake
 from store.ledger import Ledger
 from store.types import PalimpsestError
-from tests.learner.handmade import CLASSES, copied, make_lake, make_recipe, make_trainer
+from tests.learner.handmade import CLASSES, copied, damage, make_lake, make_recipe, make_trainer
 
 RECIPE = make_recipe(method="er", epochs=3, batch_size=4, memory=4)  # 9 steps a task
 ASKED: dict[str, Any] = {"methods": ["er", "simplecil"], "memories": [0, 4], "seeds": 2}
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
+class Stopped(KeyboardInterrupt):  # noqa: N818 - it is no error
     """What a test stops a comparison with."""
 
 
@@ -152,6 +152,31 @@ def test_one_failed_trial_costs_no_other(here):
     with pytest.raises(PalimpsestError, match=r"1 of 2 trials failed.*\nslda, memory 0, seed 0: .*wrong"):
         compare(here, recipe, methods=["slda", "simplecil"], seeds=1)
     assert [row["method"] for row in runs(here)] == ["simplecil", "simplecil"]
+
+
+def test_an_error_of_any_kind_costs_no_other(here, monkeypatch):
+    def broken(lake: Lake, recipe: Any, *, method: str, **given: Any) -> Any:
+        if method == "slda":
+            raise IndexError("out of range")
+        return update(lake, recipe, method=method, **given)
+
+    monkeypatch.setattr(comparing, "update", broken)
+    with pytest.raises(PalimpsestError, match=r"1 of 2 trials failed.*\nslda, memory 0, seed 0: IndexError: out of"):
+        compare(here, RECIPE, methods=["slda", "simplecil"], seeds=1)
+    assert [row["method"] for row in runs(here)] == ["simplecil", "simplecil"]
+
+
+def test_what_was_measured_on_other_samples_is_not_held_against_each_other(tmp_path):
+    lake = make_lake(tmp_path, labels=CLASSES[:4])
+    recipe, asked = make_recipe(method="slda"), {"seeds": 1}
+    (key,) = (row["key"] for row in ledger(lake).rows("SELECT key FROM samples WHERE split = 'test' LIMIT 1"))
+    damage(lake, "test", 8, [key])
+    compare(lake, recipe, methods=["slda"], **asked)
+    damage(lake, "test", 8, [key])  # the same bit again: mended
+    slda, simplecil = compare(lake, recipe, methods=["slda", "simplecil"], **asked)
+    assert (slda["note"], slda["average_accuracy"] > 0) == ("1 samples skipped as damaged", True)
+    assert simplecil["note"].startswith("no difference: it was measured on other samples than slda")
+    assert (simplecil["difference"], simplecil["low"]) == (None, None)
 
 
 def test_a_trial_runs_beside_the_stream_and_once(here):

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from store.lake import Lake
 from store.ledger import Ledger
 from store.snapshots import load_snapshot, load_tree, save_tree
 from store.types import PalimpsestError
-from tests.learner.handmade import CLASSES, arrive, copied, make_lake, make_recipe, make_trainer, same
+from tests.learner.handmade import CLASSES, arrive, copied, damage, make_lake, make_recipe, make_trainer, same
 
 ROOT = Path(__file__).parents[2]
 FAST: dict[str, Any] = {"epochs": 1, "batch_size": 8}
@@ -506,18 +506,6 @@ def test_the_same_classes_in_one_domain_after_the_other(tmp_path):
     assert tree["index"][0] == list(CLASSES[:3])
     assert len(tree["index"][1]) == 6
     assert average(lake, summary.run_id)["last_accuracy"] > 0.8
-
-
-def damage(lake: Lake, split: str, count: int, only: Collection[str] = ()) -> list[str]:
-    """Flip a byte in the middle of so many samples, or of `only` some of them; returns their keys."""
-    rows = ledger(lake).rows("SELECT * FROM sample_index WHERE split = ? ORDER BY key LIMIT ?", [split, count])
-    rows = [row for row in rows if not only or row["key"] in only]
-    for row in rows:
-        path = Path(lake.resolve(row["url"]))
-        data = bytearray(path.read_bytes())
-        data[row["offset"] + row["size"] // 2] ^= 1
-        path.write_bytes(data)
-    return [row["key"] for row in rows]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

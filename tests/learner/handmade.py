@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,18 @@ def arrive(
         ledger.append("samples", rows)
         ledger.append("recordings", recordings)
         ledger.append("shards", [{"dataset": dataset, "shard": shard, "url": written.url, "samples": len(samples)}])
+
+
+def damage(lake: Lake, split: str, count: int, only: Collection[str] = ()) -> list[str]:
+    """Flip a byte in the middle of so many samples, or of `only` some of them; returns their keys."""
+    rows = Ledger(lake).rows("SELECT * FROM sample_index WHERE split = ? ORDER BY key LIMIT ?", [split, count])
+    rows = [row for row in rows if not only or row["key"] in only]
+    for row in rows:
+        path = Path(lake.resolve(row["url"]))
+        data = bytearray(path.read_bytes())
+        data[row["offset"] + row["size"] // 2] ^= 1
+        path.write_bytes(data)
+    return [row["key"] for row in rows]
 
 
 def weights(lake: Lake, *modalities: str) -> None:
