@@ -30,7 +30,7 @@ from store.lake import Lake, new_folder
 from store.types import Modality, Sample
 
 COMPUTE_BATCH = 32
-MAX_OPEN = 1024  # mapped files
+MAX_OPEN, MAX_ROWS = 16_384, 2_000_000  # shards of a modality that are kept open, and samples in them
 Progress = Callable[[int], None]
 T = TypeVar("T")
 
@@ -75,6 +75,7 @@ class TrunkFeatures:
         self.lake, self.backbones, self.trunk, self.device = lake, dict(backbones), dict(trunk), device
         self.damage, self.workers = damage or Damage(), workers
         self._open: dict[tuple[Modality, str], _Opened] = {}
+        self._rows = 0  # in all of them
         self._folders: dict[str, dict[Modality, Path]] = {}  # of the shards that `prepare` found or made
         self._copies: set[Path] = set()  # of shards that `prepare` is about to read
         self._lock = threading.Lock()
@@ -223,12 +224,15 @@ class TrunkFeatures:
 
     def _opened(self, modality: Modality, shard: str, folder: Path) -> _Opened:
         with self._lock:
-            if len(self._open) >= MAX_OPEN:
-                self._open.pop(next(iter(self._open)))
+            if opened := self._open.get((modality, shard)):  # another thread was faster
+                return opened
+            if len(self._open) >= MAX_OPEN or (self._rows >= MAX_ROWS and len(self._open) >= len(self.backbones)):
+                self._rows -= len(self._open.pop(next(iter(self._open))).rows)
             length = np.load(folder / "length.npy")
             tokens, pooled = _mapped(folder / "tokens.npy"), _mapped(folder / "pooled.npy")
             rows = {key: i for i, key in enumerate((folder / "keys.txt").read_text().split())}
             opened = self._open[modality, shard] = _Opened(Features(length, tokens, pooled), rows)
+            self._rows += len(rows)
         return opened
 
     def _read(self, examples: Sequence[Example]) -> dict[str, list[Features]]:

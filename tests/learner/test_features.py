@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from flows import stream
+from learner import features as features_module
 from learner import registry
 from learner.backbones.base import through
 from learner.batch import Batch
@@ -217,6 +218,19 @@ def test_the_cache_keeps_what_was_used_last(here):
     (one,), (other,) = first, second
     assert len(list(here.cache.glob(f"trunk/*/{folders[one].name}"))) == len(MODALITIES) - 1
     assert len(list(here.cache.glob(f"trunk/*/{folders[other].name}"))) == len(MODALITIES)
+
+
+@pytest.mark.parametrize("bound", ["MAX_OPEN", "MAX_ROWS"])
+def test_few_shards_open_at_a_time_are_the_same_bits(here, monkeypatch, bound):
+    shards = load(here)
+    everything = [example for examples in shards.values() for example in examples]
+    found = []
+    for _ in range(2):
+        features = open_features(here)
+        features.prepare(shards)
+        found.append(as_batch(features, everything[::-1]))
+        monkeypatch.setattr(features_module, bound, len(MODALITIES))
+    assert identical(*found)
 
 
 def test_features_that_vanish_are_computed_again(here):
