@@ -20,7 +20,7 @@ from learner.data import Task
 from learner.losses.alignment import alignment
 from learner.losses.classification import among
 from learner.losses.distillation import distillation
-from learner.methods.base import Context, UseOfExemplars
+from learner.methods.base import Context, ParameterGroup, UseOfExemplars
 from learner.methods.taught import Taught
 
 TEMPERATURE = 0.05
@@ -43,6 +43,14 @@ class AVCIL(Taught):
         super().__init__(context, **shape)
         self.by_sample, self.by_class = by_sample, by_class
         self.past: list[list[int]] = []  # the classes that each earlier task brought
+        self.known = torch.empty(0, dtype=torch.int64)  # all classes but those first met in this task
+
+    def begin_task(self, task: Task) -> list[ParameterGroup]:
+        """Tell the classes that the task brings from all others."""
+        fresh = self._fresh_classes(task)
+        others = [c for c in range(len(self.context.index.classes)) if c not in fresh]
+        self.known = torch.tensor(others, dtype=torch.int64, device=self.context.device)
+        return super().begin_task(task)
 
     def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
         """Separated cross-entropy + distillation by task + contrast by sample and by class."""
@@ -50,11 +58,11 @@ class AVCIL(Taught):
         outputs = [self._output(part, generator) for part in parts]
         terms = {"classification": among(outputs[0].logits, batch.labels, self.own)}
         if replay is not None:
-            known = torch.arange(sum(map(len, self.past)), device=self.context.device)
+            # A corrected exemplar may be of a class that this task brings.
+            known = torch.cat([self.known, replay.labels]).unique()
             terms["rehearsal"] = among(outputs[1].logits, replay.labels, known)
-        if self.teacher is not None:
-            former = torch.cat([self.teacher(part).logits for part in parts]).detach()
-            logits = torch.cat([output.logits for output in outputs])
+        if formers := [former for part in parts if (former := self._former(part)) is not None]:
+            logits, former = torch.cat([output.logits for output in outputs]), torch.cat(formers)
             terms["distillation"] = torch.stack(
                 [distillation(logits[:, classes], former[:, classes]) for classes in self.past]
             ).sum()
@@ -71,8 +79,7 @@ class AVCIL(Taught):
 
     def end_task(self, task: Task) -> None:
         """Note which classes were new."""
-        known = {c for classes in self.past for c in classes}
-        if fresh := [c for c in task.train.classes if c not in known]:
+        if fresh := self._fresh_classes(task):
             self.past.append(fresh)
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,3 +90,7 @@ class AVCIL(Taught):
         """Take over both."""
         super().load_state_dict(state)
         self.past = [list(classes) for classes in state["past"]]
+
+    def _fresh_classes(self, task: Task) -> list[int]:
+        past = {c for classes in self.past for c in classes}
+        return [c for c in task.train.classes if c not in past]

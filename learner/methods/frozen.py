@@ -33,18 +33,12 @@ class Frozen:
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """The frozen features themselves; fused is all of them side by side."""
-        spaces = {str(m): pooled for m, pooled in batch.pooled.items()}
+        spaces = features(batch)
         return {**spaces, "fused": torch.cat(list(spaces.values()), 1)}
 
     def explain(self) -> dict[str, Any]:
         """Nothing to tell."""
         return {}
-
-    def _statistics(self, batches: list[Batch]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Features ``[n, P]`` by modality, presence ``[n, M]`` and labels ``[n]``."""
-        features = {str(m): torch.cat([batch.pooled[m] for batch in batches]) for m in self.context.backbones}
-        presence = torch.cat([batch.presence for batch in batches])
-        return features, presence, torch.cat([batch.labels for batch in batches])
 
 
 class Readout(Protocol):
@@ -53,6 +47,7 @@ class Readout(Protocol):
     Attributes:
         statistics: all of its state.
         nbytes: of what is derived from past data.
+        met: the classes of which samples were taken in, bool ``[C]``.
     """
 
     statistics: dict[str, Tensor]
@@ -60,14 +55,20 @@ class Readout(Protocol):
     @property
     def nbytes(self) -> int: ...  # noqa: D102
 
-    def update(self, x: Tensor, labels: Tensor, classes: int) -> None:
-        """Take in samples ``[n, P]`` of `labels` ``[n]``; there are `classes` by now."""
+    @property
+    def met(self) -> Tensor: ...  # noqa: D102
+
+    def grow(self, classes: int) -> None:
+        """Have room for `classes` in all."""
+
+    def update(self, x: Tensor, labels: Tensor) -> None:
+        """Take in samples ``[n, P]`` of `labels` ``[n]``, in any portions."""
 
     def calibrate(self, x: Tensor, labels: Tensor) -> None:
-        """Settle what held-out samples ``[n, P]`` must decide."""
+        """Settle, after the last update, what held-out samples ``[n, P]`` must decide; n may be 0."""
 
     def scores(self, x: Tensor) -> Tensor:
-        """``[n, P]`` -> ``[n, C]``."""
+        """``[n, P]`` -> ``[n, C]``; any value for classes that it has not met."""
 
 
 class ByModality(Frozen):
@@ -88,22 +89,37 @@ class ByModality(Frozen):
         return sum(readout.nbytes for readout in self.readouts.values())
 
     def end_task(self, task: Task) -> None:
-        """Take in the task's samples."""
-        classes = len(self.context.index.classes)
-        for readout, x, labels, _ in self._parts(*self._statistics(list(task.train.batches()))):
-            readout.update(x, labels, classes)
-        if held_out := list(task.val.batches()):
-            for readout, x, labels, _ in self._parts(*self._statistics(held_out)):
-                readout.calibrate(x[labels >= 0], labels[labels >= 0])
+        """Take in the task's samples, batch by batch."""
+        for readout in self.readouts.values():
+            readout.grow(len(self.context.index.classes))
+        for batch in task.train.batches():
+            for modality, x, rows in self._parts(batch):
+                self.readouts[modality].update(x, batch.labels.cpu()[rows])
+        held_out: dict[str, list[tuple[Tensor, Tensor]]] = {
+            str(m): [(torch.empty(0, b.pooled_dim, dtype=torch.float64), torch.empty(0, dtype=torch.int64))]
+            for m, b in self.context.backbones.items()
+        }
+        for batch in task.val.batches():
+            for modality, x, rows in self._parts(batch):
+                labels = batch.labels.cpu()[rows]
+                held_out[modality].append((x[labels >= 0], labels[labels >= 0]))
+        for modality, readout in self.readouts.items():
+            x, labels = (torch.cat(parts) for parts in zip(*held_out[modality], strict=True))
+            readout.calibrate(x, labels)
 
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The average of the present modalities' scores ``[B, C]``."""
-        features, presence = {str(m): pooled for m, pooled in batch.pooled.items()}, batch.presence.cpu()
-        scores = torch.zeros(len(batch), len(self.context.index.classes), dtype=torch.float64)
-        for readout, x, _, rows in self._parts(features, presence, batch.labels):
-            found = readout.scores(x)
-            scores[rows, : found.shape[1]] += found
-        return (scores / presence.sum(1, keepdim=True).clamp_min(1)).float().to(self.context.device)
+        """The average of the present modalities' scores ``[B, C]``; a class that one has not met scores average there.
+
+        A zero would be a veto beside positive scores, and a vote beside negative ones.
+        """
+        classes = max(len(readout.met) for readout in self.readouts.values())
+        scores = torch.zeros(len(batch), classes, dtype=torch.float64)
+        for modality, x, rows in self._parts(batch):
+            if (met := self.readouts[modality].met).any():
+                found = self.readouts[modality].scores(x)
+                scores[rows] += torch.where(met, found, found[:, met].mean(1, keepdim=True))
+        present = batch.presence.cpu().sum(1, keepdim=True)
+        return (scores / present.clamp_min(1)).float().to(self.context.device)
 
     def state_dict(self) -> dict[str, Any]:
         """The statistics by modality."""
@@ -114,11 +130,14 @@ class ByModality(Frozen):
         for modality, readout in self.readouts.items():
             readout.statistics = dict(state[modality])
 
-    def _parts(
-        self, features: Mapping[str, Tensor], presence: Tensor, labels: Tensor
-    ) -> Iterator[tuple[Readout, Tensor, Tensor, Tensor]]:
-        """Each readout, features ``[n', P]`` and labels of the samples that have its modality, and which they are."""
-        for i, (modality, readout) in enumerate(self.readouts.items()):
-            rows = presence[:, i].cpu()
+    def _parts(self, batch: Batch) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Each modality that some sample has, those samples' features ``[n', P]``, and which they are, bool ``[n]``."""
+        for i, (modality, x) in enumerate(features(batch).items()):
+            rows = batch.presence[:, i].cpu()
             if rows.any():
-                yield readout, features[modality].cpu()[rows].double(), labels.cpu()[rows], rows
+                yield modality, x.cpu()[rows].double(), rows
+
+
+def features(batch: Batch) -> dict[str, Tensor]:
+    """The backbones' pooled outputs ``[B, P]`` by space."""
+    return {str(m): pooled for m, pooled in batch.pooled.items()}

@@ -60,8 +60,9 @@ class ICaRL(Taught):
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
         """Scaled cosine to each class's mean ``[B, C]``: of unit vectors the most alike is the nearest."""
         means = self.means.to(self.context.device)
+        known = means.any(1)
         scores = self.network.head.scale * (spaces or self.embed(batch))["fused"] @ means.T
-        return scores.masked_fill(~means.any(1), -torch.inf)
+        return scores.masked_fill(~known & known.any(), -torch.inf)  # all are alike where no exemplar could be read
 
     def state_dict(self) -> dict[str, Any]:
         """The network and the means."""
@@ -75,10 +76,14 @@ class ICaRL(Taught):
     @torch.no_grad()
     def _fused(self, examples: Examples, column: str) -> tuple[np.ndarray, Tensor, list[str]]:
         """Numbers ``[n]``, fused vectors ``[n, d]`` and keys of the samples that can be read."""
-        batches = list(examples.batches())
-        numbers = torch.cat([getattr(batch, column) for batch in batches]).cpu().numpy()
-        vectors = torch.cat([self.network(batch).fused for batch in batches]).cpu()
-        return numbers, vectors, [example.key for batch in batches for example in batch.examples]
+        numbers: list[int] = []
+        vectors = [torch.empty(0, self.shape.fused_dim)]
+        keys: list[str] = []
+        for batch in examples.batches():
+            numbers += getattr(batch, column).tolist()
+            vectors.append(self.network(batch).fused.cpu())
+            keys += [example.key for example in batch.examples]
+        return np.array(numbers, np.int64), torch.cat(vectors), keys
 
 
 def sigmoid_distillation(logits: Tensor, labels: Tensor, former: Tensor | None, own: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """Mixture-of-experts adapters without anything across modalities: the most used experts of each task freeze.
 
 After Yu et al. (2024, "Boosting continual learning of vision-language models via mixture-of-experts adapters"). Each
-sample's top-K experts act beside the feed-forward layers, only the task's own classes compete for its samples, and the
-most often chosen experts of a task stop learning though they can still be chosen. Without a task's identity at test
-there is one router for all tasks, as in the paper's class-incremental form. The paper has two experts for each of a
-known number of tasks; a stream has no such number, so experts are added when too few can learn. Exemplars, where the
-recipe keeps any, are rehearsed.
+sample's top-K experts act beside the feed-forward layers, and only the task's own classes compete for its samples. The
+paper has two forms. The task-incremental one has a router and two experts for each of a known number of tasks, and the
+experts that a task chose most often stop learning though they can still be chosen; the class-incremental one has one
+router and two experts in all, and freezes none. Here is something of both: one router an adapter, since no task's
+identity is given at test; frozen experts, since nothing else would hold them to earlier tasks; and as many experts as
+the recipe says, to which more are added when too few can learn, since a stream has no known number of tasks. Each
+adapter and its router see their own modality alone: modalities first meet in the fusion below the head. Exemplars,
+where the recipe keeps any, are rehearsed.
 """
 
 from __future__ import annotations
@@ -14,36 +17,41 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from learner.batch import Batch
 from learner.data import Task
 from learner.losses.classification import among
-from learner.methods.base import Context
-from learner.methods.taught import Taught
+from learner.methods.base import Context, ParameterGroup
+from learner.methods.finetune import Finetune
 from learner.modules.network import Network
 from store.types import Modality
 
 
-class MoEAdapters(Taught):
+class MoEAdapters(Finetune):
     """The method's hooks; see `methods.base.Method`.
 
     Args:
         context: see `methods.base.Context`.
         freeze: experts frozen per adapter after each task; some may have been frozen before.
-        shape: of the network.
+        shape: of the network, which has no latents.
     """
 
     def __init__(self, context: Context, *, freeze: int = 2, **shape: Any):
         self.freeze = freeze
-        super().__init__(context, **{"latents": 0, **shape})  # without latents the adapters read no other modality
+        super().__init__(context, latents=0, **shape)
 
     def _fresh(self) -> Network:
         network = super()._fresh()
+        _silence(*network.encoder.context.values())  # type: ignore[arg-type]
         for adapter in network.adapters.values():
-            adapter.query.requires_grad_(False)  # idle without latents: neither trained nor counted
-            adapter.value.requires_grad_(False)
+            _silence(adapter.query, adapter.value)
         return network
+
+    def begin_task(self, task: Task) -> list[ParameterGroup]:
+        """Note the task's classes."""
+        self.own = torch.tensor(task.train.classes, device=self.context.device)
+        return super().begin_task(task)
 
     def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy among the task's classes."""
@@ -67,3 +75,11 @@ class MoEAdapters(Taught):
             if (short := self.shape.top_k - len(adapter.experts.trainable)) > 0:
                 adapter.experts.grow(short)
                 adapter.router.grow(short)
+
+
+def _silence(*layers: nn.Linear) -> None:
+    """Have `layers` give zeros, from weights that are neither trained nor counted nor stored."""
+    for layer in layers:
+        zeros = torch.zeros_like(layer.weight.detach())
+        del layer.weight
+        layer.register_buffer("weight", zeros, persistent=False)

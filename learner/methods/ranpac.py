@@ -37,25 +37,37 @@ class RandomRidge:
 
     @property
     def nbytes(self) -> int:
-        """Both sums."""
-        return self.statistics["gram"].nbytes + self.statistics["sums"].nbytes
+        """Both sums, and what was solved from them; the projection knows no data."""
+        return sum(values.nbytes for name, values in self.statistics.items() if name != "projection")
 
-    def update(self, x: Tensor, labels: Tensor, classes: int) -> None:
+    @property
+    def met(self) -> Tensor:
+        """Bool ``[C]``."""
+        return self.statistics["sums"].any(0)
+
+    def grow(self, classes: int) -> None:
+        """Have room for `classes` in all."""
+        sums = self.statistics["sums"]
+        self.statistics["sums"] = F.pad(sums, (0, classes - sums.shape[1]))
+
+    def update(self, x: Tensor, labels: Tensor) -> None:
         """Add samples to the sums."""
-        h, known = self._project(x), self.statistics["sums"]
-        gram = self.statistics["gram"] + h.T @ h
-        sums = F.pad(known, (0, classes - known.shape[1])) + h.T @ F.one_hot(labels, classes).double()
-        ridge = self.statistics["ridge"] * torch.eye(len(gram), dtype=torch.float64)
-        self.statistics |= {"gram": gram, "sums": sums, "weights": torch.linalg.solve(gram + ridge, sums)}
+        h, gram, sums = self._project(x), self.statistics["gram"], self.statistics["sums"]
+        self.statistics |= {"gram": gram + h.T @ h, "sums": sums + h.T @ F.one_hot(labels, sums.shape[1]).double()}
 
     def calibrate(self, x: Tensor, labels: Tensor) -> None:
-        """Take the ridge that fits held-out samples best in the mean square."""
+        """Take the ridge that fits held-out samples best in the mean square, where there are any, and solve for it."""
         values, vectors = torch.linalg.eigh(self.statistics["gram"])  # one decomposition serves every ridge
         rotated = vectors.T @ self.statistics["sums"]
-        solved = [vectors @ (rotated / (values.clamp_min(0) + ridge)[:, None]) for ridge in RIDGES]
-        h, wanted = self._project(x), F.one_hot(labels, rotated.shape[1]).double()
-        best = min(range(len(RIDGES)), key=lambda i: float(F.mse_loss(h @ solved[i], wanted)))
-        self.statistics |= {"ridge": RIDGES[best].clone(), "weights": solved[best]}
+
+        def solved(ridge: Tensor) -> Tensor:
+            return vectors @ (rotated / (values.clamp_min(0) + ridge)[:, None])
+
+        ridge = self.statistics["ridge"]
+        if len(x) and self.met.any():
+            h, wanted = self._project(x), F.one_hot(labels, rotated.shape[1]).double()
+            ridge = min(RIDGES, key=lambda ridge: float(F.mse_loss(h @ solved(ridge), wanted))).clone()
+        self.statistics |= {"ridge": ridge, "weights": solved(ridge)}
 
     def scores(self, x: Tensor) -> Tensor:
         """The regression's answers: near 1 for the class, near 0 for others."""

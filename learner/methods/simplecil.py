@@ -34,20 +34,32 @@ class Prototypes:
         """Sums and counts."""
         return sum(values.nbytes for values in self.statistics.values())
 
-    def update(self, x: Tensor, labels: Tensor, classes: int) -> None:
+    @property
+    def met(self) -> Tensor:
+        """Bool ``[C]``."""
+        return self.statistics["counts"] > 0
+
+    def grow(self, classes: int) -> None:
+        """Have room for `classes` in all."""
+        fresh = classes - len(self.statistics["counts"])
+        self.statistics = {
+            "sums": F.pad(self.statistics["sums"], (0, 0, 0, fresh)),
+            "counts": F.pad(self.statistics["counts"], (0, fresh)),
+        }
+
+    def update(self, x: Tensor, labels: Tensor) -> None:
         """Add samples to the means of their classes."""
         sums, counts = self.statistics["sums"], self.statistics["counts"]
-        fresh = classes - len(counts)
         self.statistics = {
-            "sums": F.pad(sums, (0, 0, 0, fresh)).index_add_(0, labels, x),
-            "counts": F.pad(counts, (0, fresh)) + labels.bincount(minlength=classes),
+            "sums": sums.index_add(0, labels, x),
+            "counts": counts + labels.bincount(minlength=len(counts)),
         }
 
     def calibrate(self, x: Tensor, labels: Tensor) -> None:
         """Nothing to settle."""
 
     def scores(self, x: Tensor) -> Tensor:
-        """Scaled cosines; 0 for a class never met in this modality."""
+        """Scaled cosines."""
         prototypes = self.statistics["sums"] / self.statistics["counts"].clamp_min(1)[:, None]
         return SCALE * F.normalize(x) @ F.normalize(prototypes).T
 

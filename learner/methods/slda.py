@@ -15,7 +15,7 @@ from torch import Tensor
 from learner.batch import Batch
 from learner.data import Task
 from learner.methods.base import Context
-from learner.methods.frozen import Frozen
+from learner.methods.frozen import Frozen, features
 from learner.modules.heads import GaussianReadout
 
 
@@ -32,15 +32,16 @@ class SLDA(Frozen):
         return self.readout.nbytes
 
     def end_task(self, task: Task) -> None:
-        """Take in the task's samples."""
-        self.readout.update(*self._statistics(list(task.train.batches())))
-        if held_out := list(task.val.batches()):
-            self.readout.calibrate(*self._statistics(held_out), owner=torch.arange(len(self.context.index.classes)))
+        """Take in the task's samples, batch by batch."""
+        for batch in task.train.batches():
+            self.readout.update(features(batch), batch.presence, batch.labels)
+        owner = torch.arange(len(self.context.index.classes))
+        for batch in task.val.batches():
+            self.readout.calibrate(features(batch), batch.presence, batch.labels, owner)
 
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
         """Log-likelihoods ``[B, C]`` up to a constant."""
-        features = {str(m): pooled for m, pooled in batch.pooled.items()}
-        return self.readout.scores(features, batch.presence).to(self.context.device)
+        return self.readout.scores(features(batch), batch.presence).to(self.context.device)
 
     def state_dict(self) -> dict[str, Any]:
         """The statistics."""

@@ -15,19 +15,24 @@ from torch.nn.functional import log_softmax
 from flows import build
 from flows.recipe import Recipe
 from flows.update import evaluate, update
+from learner.batch import Batch
+from learner.data import ClassIndex
 from learner.losses.classification import among
 from learner.losses.distillation import distillation
+from learner.methods.base import Context
 from learner.methods.derpp import dark_experience
 from learner.methods.ewc import elastic, fisher_information
+from learner.methods.frozen import ByModality
 from learner.methods.icarl import class_means, sigmoid_distillation
 from learner.methods.ranpac import RIDGES, RandomRidge
 from learner.methods.simplecil import SCALE, Prototypes
 from learner.registry import METHODS, exemplars
 from learner.trainer import Settings
+from store.anchors import AnchorStore
 from store.lake import Lake
 from store.ledger import Ledger
 from store.snapshots import load_snapshot
-from store.types import PalimpsestError
+from store.types import Modality, PalimpsestError
 from tests.learner.handmade import CLASSES, copied, make_lake, make_recipe, make_trainer, same
 
 PARAMS = {"ranpac": {"projected": 64}, "ewc": {"fisher_samples": 6}}
@@ -197,20 +202,42 @@ def test_icarl_means_are_directions_of_the_exemplars():
 def test_simplecil_prototypes_are_means_whatever_the_portions():
     x, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 5.0]]).double(), torch.tensor([0, 0, 1])
     once, twice = Prototypes(2), Prototypes(2)
-    once.update(x, labels, 3)
-    twice.update(x[:1], labels[:1], 1)
-    twice.update(x[1:], labels[1:], 3)
+    once.grow(3)
+    once.update(x, labels)
+    twice.grow(1)
+    twice.update(x[:1], labels[:1])
+    twice.grow(3)
+    twice.update(x[1:], labels[1:])
     found = once.scores(torch.tensor([[0.0, 7.0]]).double())
     assert found.numpy() == pytest.approx(SCALE * np.array([[0.5**0.5, 1.0, 0.0]]))
+    assert once.met.tolist() == [True, True, False]
     assert torch.equal(found, twice.scores(torch.tensor([[0.0, 7.0]]).double()))
+
+
+@pytest.mark.parametrize("others", [[0, 1], []])
+def test_a_modality_has_no_say_on_classes_that_it_has_not_met(others):
+    """Side by side or alone, what was met is not set back; a modality that met nothing is as if it were not there."""
+    readouts = {"imu": Prototypes(3), "text": Prototypes(3)}
+    for modality, classes in (("imu", [0, 1, 2]), ("text", others)):
+        readouts[modality].grow(3)
+        readouts[modality].update(torch.eye(3, dtype=torch.float64)[classes], torch.tensor(classes, dtype=torch.int64))
+    context = Context({}, 1, ClassIndex(), AnchorStore(), torch.device("cpu"))
+    masks = {m: torch.ones(1, 1, dtype=torch.bool) for m in (Modality.IMU, Modality.TEXT)}
+    x = {Modality.IMU: torch.tensor([[3.0, 0.0, 4.0]]), Modality.TEXT: torch.tensor([[3.0, 4.0, 0.0]])}
+    nothing = torch.zeros(1, dtype=torch.int64)
+    found = ByModality(context, readouts).predict(Batch({}, masks, x, nothing, nothing))
+    imu, text = np.array([0.6, 0.0, 0.8]), np.array([0.6, 0.8, 0.7]) if others else np.zeros(3)
+    assert found[0].numpy() == pytest.approx(SCALE * (imu + text) / 2)
 
 
 def test_ranpac_solves_the_ridge_regression_of_all_tasks_at_once():
     torch.manual_seed(0)
     x, labels = torch.randn(60, 5).double(), torch.arange(60) % 3
     readout = RandomRidge(5, 16)
-    readout.update(x[:30], labels[:30] % 2, 2)
-    readout.update(x[30:], labels[30:], 3)
+    readout.grow(2)
+    readout.update(x[:30], labels[:30] % 2)
+    readout.grow(3)
+    readout.update(x[30:], labels[30:])
     readout.calibrate(x[:20], labels[:20])
     ridge = float(readout.statistics["ridge"])
     h = np.maximum(x.numpy() @ readout.statistics["projection"].numpy(), 0)
@@ -222,3 +249,15 @@ def test_ranpac_solves_the_ridge_regression_of_all_tasks_at_once():
     assert readout.scores(x).numpy() == pytest.approx(h @ solve(ridge), abs=1e-8)
     errors = [((h[:20] @ solve(float(r)) - np.eye(3)[labels[:20]]) ** 2).mean() for r in RIDGES]
     assert ridge == float(RIDGES[int(np.argmin(errors))])
+    readout.calibrate(x[:0], labels[:0])  # no held-out sample: the former ridge stays
+    assert float(readout.statistics["ridge"]) == ridge
+    assert readout.scores(x).numpy() == pytest.approx(h @ solve(ridge), abs=1e-8)
+    assert readout.nbytes == 8 * (16 * 16 + 2 * 16 * 3 + 1)  # both sums, the weights and the ridge
+
+
+def test_ranpac_takes_no_ridge_from_a_modality_without_training_samples():
+    readout = RandomRidge(5, 16)
+    readout.grow(2)
+    readout.calibrate(torch.ones(4, 5).double(), torch.arange(4) % 2)
+    assert not readout.met.any()
+    assert float(readout.statistics["ridge"]) == 1
