@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import weakref
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,7 +20,7 @@ from flows import build
 from flows.recipe import Recipe
 from flows.update import evaluate, update
 from learner.batch import Batch
-from learner.data import ClassIndex
+from learner.data import ClassIndex, Examples
 from learner.losses.classification import among
 from learner.losses.distillation import distillation
 from learner.methods.base import Context
@@ -33,10 +37,30 @@ from store.lake import Lake
 from store.ledger import Ledger
 from store.snapshots import load_snapshot
 from store.types import Modality, PalimpsestError
-from tests.learner.handmade import CLASSES, copied, make_lake, make_recipe, make_trainer, same
+from tests.flows.test_update import damage
+from tests.learner.handmade import CLASSES, SPLITS, copied, make_lake, make_recipe, make_trainer, same
 
 PARAMS = {"ranpac": {"projected": 64}, "ewc": {"fisher_samples": 6}}
 EVERY = 2  # steps between checkpoints; a task has 6
+CLOSED = {"simplecil", "slda", "ranpac"}
+CONTRAST = {"contrast by sample", "contrast by class"}
+CROSSMODAL = {"classification", "alignment", "distillation", "preservation"}
+TERMS: dict[str, tuple[set[str], set[str]]] = {  # of the loss in the first task, and those that the second adds
+    "crossmodal-moe": (
+        {"classification", "alignment"},
+        {"distillation", "preservation", *(f"rehearsal {term}" for term in CROSSMODAL)},
+    ),
+    "finetune": ({"classification"}, {"rehearsal"}),
+    "joint": ({"classification"}, set()),
+    "ewc": ({"classification"}, {"rehearsal", "penalty"}),
+    "lwf": ({"classification"}, {"rehearsal", "distillation"}),
+    "er": ({"classification"}, {"rehearsal"}),
+    "derpp": ({"classification"}, {"rehearsal", "dark experience"}),
+    "icarl": ({"classification"}, {"rehearsal"}),
+    "moe-adapters": ({"classification"}, {"rehearsal"}),
+    "av-cil": ({"classification", *CONTRAST}, {"rehearsal", "distillation"}),
+    **{method: (set(), set()) for method in CLOSED},
+}
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -108,6 +132,12 @@ def predictions(lake: Lake) -> list[dict[str, Any]]:
     return ledger(lake).rows("SELECT * EXCLUDE recorded_at FROM predictions ORDER BY ALL")
 
 
+def losses(lake: Lake) -> list[dict[str, list[float]]]:
+    """The mean of each term by epoch, in each task."""
+    rows = ledger(lake).rows("SELECT detail FROM events WHERE kind = 'learned' ORDER BY subject")
+    return [json.loads(row["detail"])["loss"] for row in rows]
+
+
 def test_it_learns_above_chance(learnt):
     (row,) = ledger(learnt.whole).rows(
         "FROM stream_summary WHERE split = 'test' AND protocol = 'classifier' AND modalities = 'all'"
@@ -117,8 +147,27 @@ def test_it_learns_above_chance(learnt):
 
 
 def test_killed_in_a_task_it_ends_bit_for_bit_the_same(learnt):
-    assert learnt.steps[:1] in ([], [EVERY + 1])  # after the checkpoint; nothing for methods without steps
+    assert learnt.steps[:1] == ([] if learnt.method in CLOSED else [EVERY + 1])  # after the checkpoint
     assert same(outcome(learnt.killed), outcome(learnt.whole))
+
+
+def test_every_term_of_its_loss_counts(learnt):
+    first, second = losses(learnt.whole)
+    at_once, later = TERMS[learnt.method]
+    assert (set(first), set(second)) == (at_once, at_once | later)
+    assert all(np.isfinite(values).all() and np.any(values) for values in [*first.values(), *second.values()])
+
+
+def test_frozen_experts_stay(learnt):
+    trees = [load_snapshot(learnt.whole, f"{learnt.run_id}/00{number}")["method"] for number in (1, 2)]
+    if learnt.method in CLOSED:
+        assert not any("network" in tree for tree in trees)
+        return
+    first, second = (tree["network"] for tree in trees)
+    frozen = {(name, e) for name, experts in first["structure"]["frozen"].items() for e in experts}
+    assert bool(frozen) == (learnt.method in {"crossmodal-moe", "moe-adapters"})
+    keys = [f"encoder.adapters.{name}.experts.{part}.{e}" for name, e in frozen for part in ("down", "up")]
+    assert all(same(first["tensors"][key], second["tensors"][key]) for key in keys)
 
 
 def test_a_snapshot_restored_predicts_the_same(learnt):
@@ -139,21 +188,123 @@ def test_memory_holds_exemplars_where_they_are_used(learnt):
     assert len(kept) == (0 if learnt.method == "joint" else 8)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if exemplars(name) == "needed"])
-def test_what_cannot_do_without_exemplars_says_so(four, tmp_path, method):
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake whose second task has the IMU in its val and test samples alone."""
+    unseen = lambda label, number: {"imu"} if label > "bee" and SPLITS[number % len(SPLITS)] == "train" else set()  # noqa: E731
+    lake = make_lake(tmp_path_factory.mktemp("sparse"), labels=CLASSES[:4], lacks=unseen, numbers=range(len(SPLITS)))
+    make_trainer(lake, make_recipe())
+    return lake
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def surprised(request: pytest.FixtureRequest, sparse: Lake, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A lake where a method learnt from `sparse`, if it can without exemplars, and of how many batches it held tokens.
+
+    Methods consolidate in batches of one here.
+    """
+    lake, batches = copied(sparse, tmp_path_factory.mktemp(request.param)), Examples.batches
+    given: list[weakref.ref[torch.Tensor]] = []
+    held: list[int] = []
+
+    def single(self: Examples, size: int = 64) -> Iterator[Batch]:
+        for batch in batches(self, 1 if size == 64 else size):
+            given.append(weakref.ref(batch.tokens[Modality.TEXT]))
+            held.append(sum(tokens() is not None for tokens in given))
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Examples, "batches", single)
+        memory = 4 if exemplars(request.param) == "needed" else 0
+        update(lake, recipe_of(request.param, epochs=1, memory=memory))
+    return lake, max(held)
+
+
+def test_a_modality_may_be_met_for_the_first_time_in_the_test(surprised):
+    lake, _ = surprised
+    rows = [row for row in predictions(lake) if row["on_task"] == 2 and row["protocol"] == "classifier"]
+    assert {row["modalities"] for row in rows} == {"imu", "text", "all"}
+    assert all(0 <= row["confidence"] <= 1 + 1e-6 for row in rows)  # NaN is not
+
+
+def test_tokens_are_let_go_batch_by_batch(surprised):
+    _, held = surprised
+    assert held <= 3
+
+
+NEEDY = [name for name in METHODS if exemplars(name) == "needed"]
+
+
+@pytest.mark.parametrize("method", NEEDY)
+def test_exemplars_may_all_be_damaged(tmp_path, method):
+    """Two of the first task's, which are all that a memory of two keeps."""
+    lake = make_lake(tmp_path, labels=CLASSES[:4], numbers=range(len(SPLITS)))
+    recipe = recipe_of(method, memory=2, epochs=1)
+    stop_in_the_second_task(lake, recipe)
+    keys = exemplars_of(lake)
+    damage(lake, "train", 24, keys)
+    shutil.rmtree(lake.cache)
+    assert sorted(update(lake, recipe).damaged) == sorted(keys) == sorted(exemplars_of(lake))
+    assert "rehearsal" not in losses(lake)[1]
+    assert all(0 <= row["confidence"] <= 1 + 1e-6 for row in predictions(lake))  # NaN is not
+
+
+def test_exemplars_may_be_corrected_to_classes_that_come_later(four, tmp_path):
+    lake, recipe = copied(four, tmp_path), recipe_of("av-cil", epochs=1)
+    stop_in_the_second_task(lake, recipe)
+    for key, label in zip(sorted(exemplars_of(lake)), ("cat", "zebra"), strict=False):
+        (sample,) = ledger(lake).rows("SELECT * EXCLUDE recorded_at FROM samples WHERE key = ?", [key])
+        ledger(lake).append("samples", [sample | {"labels": [label]}])
+    assert update(lake, recipe).learned == ["cat+dog"]
+    assert np.isfinite(losses(lake)[1]["rehearsal"]).all()
+
+
+def stop_in_the_second_task(lake: Lake, recipe: Recipe) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("task 2/"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        update(lake, recipe, progress=stop)
+
+
+def exemplars_of(lake: Lake) -> list[str]:
+    """Keys of those kept by the last snapshot."""
+    rows = ledger(lake).rows("SELECT snapshot_id FROM snapshots ORDER BY after_task")
+    return load_snapshot(lake, rows[-1]["snapshot_id"])["memory"]
+
+
+@pytest.mark.parametrize("method", NEEDY)
+def test_what_cannot_do_without_exemplars_says_so(four, method):
     with pytest.raises(PalimpsestError, match=f"method {method} rehearses exemplars and the recipe keeps none"):
-        make_trainer(copied(four, tmp_path), recipe_of(method, memory=0))
-
-
-@pytest.mark.parametrize("method", ["ewc", "lwf", "moe-adapters"])
-def test_without_exemplars_it_learns(four, tmp_path, method):
-    assert update(copied(four, tmp_path), recipe_of(method, memory=0, epochs=1)).learned == ["ant+bee", "cat+dog"]
+        make_trainer(four, recipe_of(method, memory=0))
 
 
 def test_cross_entropy_among_some_classes():
     logits = torch.tensor([[9.0, 1.0, 9.0, 3.0]])
     expected = -log_softmax(torch.tensor([1.0, 3.0]), 0)[1]
     assert among(logits, torch.tensor([3]), torch.tensor([1, 3])).item() == pytest.approx(expected.item())
+
+
+def test_cross_entropy_among_one_class_is_over_all():
+    logits = torch.tensor([[9.0, 1.0, 3.0]])
+    expected = -log_softmax(logits[0], 0)[1]
+    assert among(logits, torch.tensor([1]), torch.tensor([1])).item() == pytest.approx(expected.item())
+
+
+def test_moe_adapters_see_one_modality_each(four):
+    trainer, data = make_trainer(four, recipe_of("moe-adapters"))
+    task = trainer.task(1, data.names[1], data.tasks[1])
+    trainer.method.begin_task(task)
+    for parameter in trainer.method.modules.parameters():
+        torch.nn.init.normal_(parameter)
+    batch = next(task.train.batches())
+    together = trainer.method.embed(batch)
+    for m in batch.masks:
+        there = batch.masks[m].any(1)
+        assert torch.allclose(trainer.method.embed(batch.only([m]))[m][there], together[m][there], atol=1e-6)
+    assert not any("context" in name for name, _ in trainer.method.modules.named_parameters())
+    assert not hasattr(trainer.method, "teacher")  # it would be a copy for nothing
 
 
 def test_lwf_distils_at_its_temperature():
@@ -197,6 +348,15 @@ def test_icarl_means_are_directions_of_the_exemplars():
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     means = class_means(vectors, torch.tensor([0, 0, 2]), 3)
     assert means.numpy() == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], [0, 0], [0, -1]]))
+
+
+def test_icarl_without_a_mean_of_any_class_is_undecided(four):
+    trainer, data = make_trainer(four, recipe_of("icarl"))
+    task = trainer.task(1, data.names[1], data.tasks[1])
+    trainer.method.begin_task(task)
+    trainer.method.recall(Examples(trainer.features, [], trainer.index))
+    found = trainer.method.predict(next(task.test.batches())).softmax(1)
+    assert torch.equal(found, torch.full_like(found, 0.5))
 
 
 def test_simplecil_prototypes_are_means_whatever_the_portions():
