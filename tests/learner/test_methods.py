@@ -37,8 +37,7 @@ from store.lake import Lake
 from store.ledger import Ledger
 from store.snapshots import load_snapshot
 from store.types import Modality, PalimpsestError
-from tests.flows.test_update import damage
-from tests.learner.handmade import CLASSES, SPLITS, copied, make_lake, make_recipe, make_trainer, same
+from tests.learner.handmade import CLASSES, SPLITS, copied, damage, make_lake, make_recipe, make_trainer, same
 
 PARAMS = {"ranpac": {"projected": 64}, "ewc": {"fisher_samples": 6}}
 EVERY = 2  # steps between checkpoints; a task has 6
@@ -185,7 +184,7 @@ def test_every_modality_may_be_missing(learnt):
 
 def test_memory_holds_exemplars_where_they_are_used(learnt):
     kept = load_snapshot(learnt.whole, f"{learnt.run_id}/002")["memory"]
-    assert len(kept) == (0 if learnt.method == "joint" else 8)
+    assert len(kept) == (0 if exemplars(learnt.method) == "unused" else 8)
 
 
 @pytest.fixture(scope="module")
