@@ -14,7 +14,8 @@ import numpy as np
 from flows import build
 from flows.recipe import Recipe, load_recipe
 from learner.batch import Batch
-from learner.evaluate import FUSED, NEIGHBOURS
+from learner.evaluate import NEIGHBOURS
+from learner.methods.base import FUSED
 from learner.retrieval import Retrieval, vote
 from learner.trainer import Trainer
 from pipelines.clip import ClipFormat, cut_all

@@ -9,11 +9,10 @@ import torch
 
 from learner.data import Examples, Task
 from learner.loader import Example
-from learner.methods.base import Method
+from learner.methods.base import FUSED, Method
 from store.anchors import AnchorStore
 from store.policies import choose
 
-FUSED = "fused"
 BATCH = 64
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from learner.data import Examples, Task
-from learner.methods.base import Method
+from learner.methods.base import FUSED, Method
 from learner.retrieval import Retrieval, average_precision, vote
 from store.anchors import AnchorStore
 from store.types import Modality
@@ -22,7 +22,6 @@ from store.types import Modality
 NEIGHBOURS = 10  # that vote for a label
 RANKED = 100  # K, anchors that are ranked for each query
 SHOWN = 3  # of them that are kept by name
-FUSED = "fused"
 
 
 def subsets(modalities: Sequence[Modality]) -> Iterator[tuple[str, tuple[Modality, ...]]]:

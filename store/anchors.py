@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.index import CHUNK, Index, Vectors, best, gpus, nearest
-from store.lake import new_folder
+from store.lake import SUMS, file_sha256, new_folder, write_sums
 from store.types import PalimpsestError
 
 EXACT = 16_384  # anchors up to which a space needs no index
@@ -37,9 +37,6 @@ SCHEMA = pa.schema(
         "task": pa.int64(),
     }
 )
-
-
-_SUMS = "SHA256SUMS"
 
 
 @dataclass(slots=True)
@@ -318,9 +315,7 @@ class AnchorStore:
             sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
             state = {"version": self.version, "next": self._next, "spaces": spaces, "sizes": sizes}
             (aside / "state.json").write_text(json.dumps(state))
-            sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(aside.iterdir()))
-            (aside / _SUMS).write_text(sums)
-        return hashlib.sha256(sums.encode()).hexdigest()
+            return write_sums(aside)
 
     @classmethod
     def load(cls, folder: Path, sha256: str | None = None, **options: int) -> AnchorStore:
@@ -351,12 +346,12 @@ class AnchorStore:
     @classmethod
     def _read(cls, folder: Path, sha256: str | None, *, mapped: bool, **options: int) -> AnchorStore:
         while True:
-            sums, store, fault = _text(folder / _SUMS), cls(**options), None
+            sums, store, fault = _text(folder / SUMS), cls(**options), None
             try:
                 store._fill(folder, sums, mapped=mapped)
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 fault = error
-            if _text(folder / _SUMS) != sums:  # a writer has come between: not all files were of one store
+            if _text(folder / SUMS) != sums:  # a writer has come between: not all files were of one store
                 continue
             if fault is None and (sha256 is None or hashlib.sha256(sums.encode()).hexdigest() == sha256):
                 return store
@@ -370,12 +365,16 @@ class AnchorStore:
             OSError, ValueError, KeyError, RuntimeError: it is absent or damaged.
         """
         expected = {name: sha for sha, name in (line.split("  ", 1) for line in sums.splitlines())}
-        if _sha256(folder / "state.json") != expected["state.json"]:
+        if file_sha256(folder / "state.json") != expected["state.json"]:
             raise ValueError("state.json is damaged")
         state = json.loads((folder / "state.json").read_bytes())
         for name, size in state["sizes"].items():
             whole = (folder / name).stat().st_size == size
-            if not whole or not (mapped and name.endswith(".vectors.npy")) and _sha256(folder / name) != expected[name]:
+            if (
+                not whole
+                or not (mapped and name.endswith(".vectors.npy"))
+                and file_sha256(folder / name) != expected[name]
+            ):
                 raise ValueError(f"{name} is damaged")
         self.version, self._next, self._writable = state["version"], state["next"], not mapped
         self.table = pq.read_table(folder / "rows.parquet", schema=SCHEMA).combine_chunks()
@@ -439,11 +438,6 @@ def _positions(sorted_ids: np.ndarray, ids: Sequence[int] | np.ndarray) -> np.nd
     if not len(sorted_ids) and ids.size or (sorted_ids.take(positions, mode="clip") != ids).any():
         raise KeyError(f"no anchor {sorted(set(ids.ravel().tolist()) - set(sorted_ids.tolist()))[:5]} here")
     return positions
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text(path: Path) -> str:

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import fcntl
 import functools
+import hashlib
 import mmap
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO, TextIO, TypeVar, cast
 
 from store.types import PalimpsestError, Seconds
 
+SUMS = "SHA256SUMS"
 MAPS = 64  # files that `view` keeps mapped; each takes a descriptor
 PAUSES: tuple[Seconds, ...] = (0.5, 2.0, 8.0)  # before a store that failed is asked again
 T = TypeVar("T")
@@ -262,6 +264,19 @@ def new_folder(target: Path) -> Iterator[Path]:
         sync_folder(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_sums(folder: Path) -> str:
+    """Write `SHA256SUMS` over the files in `folder`; returns its own SHA-256, which names all their content."""
+    sums = "".join(f"{file_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
+    (folder / SUMS).write_text(sums)
+    return hashlib.sha256(sums.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _exchange(one: Path, other: Path) -> None:

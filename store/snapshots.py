@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from store.anchors import AnchorStore
-from store.lake import Lake, new_folder
+from store.lake import SUMS, Lake, new_folder, write_sums
 from store.ledger import Ledger
 from store.types import PalimpsestError
 
@@ -20,7 +20,6 @@ _TENSOR = "$tensor"
 _DTYPES = {"bool", "complex64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))} | {
     f"float{bits}" for bits in (16, 32, 64)
 }
-_SUMS = "SHA256SUMS"
 
 
 def save_tree(folder: Path, tree: dict[str, Any]) -> str:
@@ -39,9 +38,7 @@ def save_tree(folder: Path, tree: dict[str, Any]) -> str:
     with new_folder(folder) as aside:
         safetensors.numpy.save_file(tensors, aside / "tensors.safetensors")
         (aside / "state.json").write_text(state)
-        sums = "".join(f"{_sha256(aside / name)}  {name}\n" for name in ("state.json", "tensors.safetensors"))
-        (aside / _SUMS).write_text(sums)
-    return hashlib.sha256(sums.encode()).hexdigest()
+        return write_sums(aside)
 
 
 def load_tree(folder: Path) -> dict[str, Any]:
@@ -52,11 +49,11 @@ def load_tree(folder: Path) -> dict[str, Any]:
     """
     try:
         content = {name: (folder / name).read_bytes() for name in ("state.json", "tensors.safetensors")}
-        sums = (folder / _SUMS).read_text()
+        sums = (folder / SUMS).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise PalimpsestError(f"{folder} holds no complete state: {error}. Restore it from a backup.") from error
     if sums != "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items()):
-        raise PalimpsestError(f"{folder} is damaged: its files differ from {_SUMS}. Restore it from a backup.")
+        raise PalimpsestError(f"{folder} is damaged: its files differ from {SUMS}. Restore it from a backup.")
     return _join(json.loads(content["state.json"]), safetensors.numpy.load(content["tensors.safetensors"]))
 
 
@@ -187,8 +184,3 @@ def _join(node: Any, tensors: dict[str, np.ndarray]) -> Any:
     if isinstance(node, dict):
         return tensors[node[_TENSOR]] if _TENSOR in node else {key: _join(part, tensors) for key, part in node.items()}
     return [_join(part, tensors) for part in node] if isinstance(node, list) else node
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,23 +11,20 @@ from markupsafe import Markup
 from PIL import Image
 
 from flows.report.svg import envelope, traces
+from learner.loader import Example
 from store.lake import Lake
-from store.shards import Entry, Sidecar, read_sample
-from store.types import Modality, PalimpsestError, Sample
+from store.shards import read_sample
+from store.types import PalimpsestError, Sample
 
 SIDE = 96  # pixels at most
 LETTERS = 120
 
 
-def thumbnail(lake: Lake, row: Mapping[str, Any]) -> Markup:
+def thumbnail(lake: Lake, row: dict[str, Any]) -> Markup:
     """A glance at the sample in a row of `sample_index`; empty where its shard is gone or damaged."""
-
-    def entry(part: Mapping[str, Any]) -> Entry:
-        return Entry(row["key"], part["offset"], part["size"], part["checksum"])
-
-    sidecars = [Sidecar(Modality(p["modality"]), lake.resolve(p["url"]), entry(p)) for p in row["sidecars"]]
+    example = Example.from_row(row, lake)
     try:
-        return glance(read_sample(lake.resolve(row["url"]), entry(row), sidecars))
+        return glance(read_sample(example.url, example.entry, example.sidecars))
     except (PalimpsestError, OSError):
         return Markup("")
 

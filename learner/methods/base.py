@@ -15,6 +15,7 @@ from learner.data import ClassIndex, Examples, Task
 from store.anchors import AnchorStore
 from store.types import Modality
 
+FUSED = "fused"  # the space of all that a sample has together
 UseOfExemplars = Literal["optional", "needed", "unused"]
 
 

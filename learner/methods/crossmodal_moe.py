@@ -23,13 +23,11 @@ from learner.losses.alignment import alignment
 from learner.losses.classification import among
 from learner.losses.distillation import distillation
 from learner.losses.preservation import in_batch, preservation, to_anchors
-from learner.methods.base import Context, ParameterGroup
+from learner.methods.base import FUSED, Context, ParameterGroup
 from learner.modules.heads import GaussianReadout
 from learner.modules.network import Network, NetworkShape, Output, router_noise
 from store.anchors import Relations
 from store.types import Modality
-
-FUSED = "fused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from learner.batch import Batch
 from learner.data import Task
-from learner.methods.base import Context, ParameterGroup
+from learner.methods.base import FUSED, Context, ParameterGroup
 from learner.modules.network import Network, NetworkShape, Output, router_noise
 
 
@@ -59,12 +59,12 @@ class Finetune:
 
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
         """The head's logits ``[B, C]``."""
-        return self.network.head((spaces or self.embed(batch))["fused"])
+        return self.network.head((spaces or self.embed(batch))[FUSED])
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Modality representations and the fused one."""
         output = self.network(batch)
-        return {**{str(m): z for m, z in output.z.items()}, "fused": output.fused}
+        return {**{str(m): z for m, z in output.z.items()}, FUSED: output.fused}
 
     def state_dict(self) -> dict[str, Any]:
         """The network and its structure."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from learner.batch import Batch
 from learner.data import Task
-from learner.methods.base import Context, ParameterGroup, UseOfExemplars
+from learner.methods.base import FUSED, Context, ParameterGroup, UseOfExemplars
 
 
 class Frozen:
@@ -34,7 +34,7 @@ class Frozen:
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """The frozen features themselves; fused is all of them side by side."""
         spaces = features(batch)
-        return {**spaces, "fused": torch.cat(list(spaces.values()), 1)}
+        return {**spaces, FUSED: torch.cat(list(spaces.values()), 1)}
 
     def explain(self) -> dict[str, Any]:
         """Nothing to tell."""

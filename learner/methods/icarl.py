@@ -17,7 +17,7 @@ from torch import Tensor
 
 from learner.batch import Batch
 from learner.data import Examples, Task
-from learner.methods.base import Context, UseOfExemplars
+from learner.methods.base import FUSED, Context, UseOfExemplars
 from learner.methods.taught import Taught
 from store.policies import herding
 
@@ -61,7 +61,7 @@ class ICaRL(Taught):
         """Scaled cosine to each class's mean ``[B, C]``: of unit vectors the most alike is the nearest."""
         means = self.means.to(self.context.device)
         known = means.any(1)
-        scores = self.network.head.scale * (spaces or self.embed(batch))["fused"] @ means.T
+        scores = self.network.head.scale * (spaces or self.embed(batch))[FUSED] @ means.T
         return scores.masked_fill(~known & known.any(), -torch.inf)  # all are alike where no exemplar could be read
 
     def state_dict(self) -> dict[str, Any]:

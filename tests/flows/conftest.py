@@ -14,7 +14,7 @@ from flows.update import update
 from store import champions
 from store.lake import Lake
 from store.ledger import Ledger
-from tests.learner.handmade import CLASSES, TAUGHT, make_lake
+from tests.learner.handmade import CLASSES, TAUGHT, copied, make_lake, make_recipe, make_trainer
 
 CHAMPION, OTHER = "toy-crossmodal-moe-s0-aaaaaaaa", "toy-finetune-s0-bbbbbbbb"
 RIGHT = {CHAMPION: [[4], [3, 4]], OTHER: [[4], [1, 4]]}  # right answers of four, after each task on each task
@@ -34,6 +34,20 @@ def folder(tmp_path: Path) -> Path:
         writer.writerow(["audio", "label", "split"])
         writer.writerows([f"{name}.wav", name, "train"] for name in ("low", "high", "broken"))
     return place
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake with four classes whose features are cached."""
+    lake = make_lake(tmp_path_factory.mktemp("four"), labels=CLASSES[:4])
+    make_trainer(lake, make_recipe())
+    return lake
+
+
+@pytest.fixture
+def here(four: Lake, tmp_path: Path) -> Lake:
+    """The same, of one's own."""
+    return copied(four, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,9 +18,8 @@ from flows.update import update
 from learner.trainer import Settings
 from store import champions
 from store.lake import Lake
-from store.ledger import Ledger
 from store.types import PalimpsestError
-from tests.learner.handmade import CLASSES, copied, damage, make_lake, make_recipe, make_trainer
+from tests.learner.handmade import CLASSES, copied, damage, ledger, make_lake, make_recipe
 
 RECIPE = make_recipe(method="er", epochs=3, batch_size=4, memory=4)  # 9 steps a task
 ASKED: dict[str, Any] = {"methods": ["er", "simplecil"], "memories": [0, 4], "seeds": 2}
@@ -29,24 +27,6 @@ ASKED: dict[str, Any] = {"methods": ["er", "simplecil"], "memories": [0, 4], "se
 
 class Stopped(KeyboardInterrupt):  # noqa: N818 - it is no error
     """What a test stops a comparison with."""
-
-
-@pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A lake with four classes whose features are cached."""
-    lake = make_lake(tmp_path_factory.mktemp("compare"), labels=CLASSES[:4])
-    make_trainer(lake, make_recipe())
-    return lake
-
-
-@pytest.fixture
-def here(four: Lake, tmp_path: Path) -> Lake:
-    return copied(four, tmp_path)
-
-
-@cache
-def ledger(lake: Lake) -> Ledger:
-    return Ledger(lake)
 
 
 def runs(lake: Lake) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from store.lake import Lake
 from store.ledger import Ledger
 from store.snapshots import load_snapshot, load_tree, save_tree
 from store.types import PalimpsestError
-from tests.learner.handmade import CLASSES, arrive, copied, damage, make_lake, make_recipe, make_trainer, same
+from tests.learner.handmade import CLASSES, arrive, copied, damage, ledger, make_lake, make_recipe, same
 
 ROOT = Path(__file__).parents[2]
 FAST: dict[str, Any] = {"epochs": 1, "batch_size": 8}
@@ -39,29 +39,10 @@ class Stopped(Exception):  # noqa: N818 - it is no error
     """What a test stops an update with."""
 
 
-@pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A lake with four classes whose features are cached."""
-    lake = make_lake(tmp_path_factory.mktemp("update"), labels=CLASSES[:4])
-    make_trainer(lake, make_recipe())
-    return lake
-
-
-@pytest.fixture
-def here(four: Lake, tmp_path: Path) -> Lake:
-    return copied(four, tmp_path)
-
-
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint every three steps."""
     monkeypatch.setattr(build, "Settings", partial(Settings, checkpoint_every=3))
-
-
-@cache
-def ledger(lake: Lake) -> Ledger:
-    """One connection a lake: it sees every new row, and opening another takes a while."""
-    return Ledger(lake)
 
 
 def snapshots(lake: Lake, run_id: str) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,12 @@ def copied(lake: Lake, folder: Path) -> Lake:
         if (lake.root / name).exists():
             shutil.copytree(lake.root / name, other.root / name)
     return other
+
+
+@cache
+def ledger(lake: Lake) -> Ledger:
+    """One connection a lake: it sees every new row, and opening another takes a while."""
+    return Ledger(lake)
 
 
 def make_recipe(

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,9 @@ from learner.registry import METHODS, exemplars
 from learner.trainer import Settings
 from store.anchors import AnchorStore
 from store.lake import Lake
-from store.ledger import Ledger
 from store.snapshots import load_snapshot
 from store.types import Modality, PalimpsestError
-from tests.learner.handmade import CLASSES, SPLITS, copied, damage, make_lake, make_recipe, make_trainer, same
+from tests.learner.handmade import CLASSES, SPLITS, copied, damage, ledger, make_lake, make_recipe, make_trainer, same
 
 PARAMS = {"ranpac": {"projected": 64}, "ewc": {"fisher_samples": 6}}
 EVERY = 2  # steps between checkpoints; a task has 6
@@ -113,12 +112,6 @@ def learnt(request: pytest.FixtureRequest, four: Lake, tmp_path_factory: pytest.
             update(killed, recipe, progress=stop)
         update(killed, recipe, progress=lambda what, done, _: steps.append(done) if what[:5] == "task " else None)
     return Learnt(method, recipe, whole, killed, run_id, steps)
-
-
-@cache
-def ledger(lake: Lake) -> Ledger:
-    """One connection a lake: it sees every new row, and opening another takes a while."""
-    return Ledger(lake)
 
 
 def outcome(lake: Lake) -> list[Any]:
