@@ -31,7 +31,7 @@ KEEPS_NONE = "it keeps no exemplars: one run a seed for all memories"
 UNPAIRED = "no difference: it was measured on other samples than {}, which `palimpsest evaluate` mends"
 SKIPPED = "{} samples skipped as damaged"
 _ASKED = "WITH asked AS (SELECT unnest($runs) AS run_id, unnest($memories) AS memory)"
-_TESTED = "split = 'test' AND protocol = 'classifier' AND modalities = 'all'"
+_TESTED = "split = 'test' AND protocol = headline(scenario) AND modalities = 'all'"
 _FIGURES = f"""
     {_ASKED}
     SELECT method, memory, count(*) AS seeds,

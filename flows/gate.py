@@ -22,7 +22,7 @@ def judge(ledger: Ledger, run_id: str, after_task: int, gate: GateSpec) -> Verdi
     rows = ledger.rows(
         """
         SELECT step_accuracy, new_accuracy, forgetting, bwt FROM step_summary
-        WHERE run_id = ? AND after_task = ? AND split = 'val' AND protocol = 'classifier' AND modalities = 'all'
+        WHERE run_id = ? AND after_task = ? AND split = 'val' AND protocol = headline(scenario) AND modalities = 'all'
         """,
         [run_id, after_task],
     )

@@ -41,8 +41,10 @@ class TaskSpec(Part):
 class StreamSpec(Part):
     """How samples become a sequence of tasks: listed one by one, or drawn by label, domain or time of arrival."""
 
-    scenario: Literal["class-incremental", "domain-incremental", "modality-incremental", "arrival-incremental"] = Field(
-        description="what is new from task to task"
+    scenario: Literal[
+        "class-incremental", "task-incremental", "domain-incremental", "modality-incremental", "arrival-incremental"
+    ] = Field(
+        description="what is new from task to task; task-incremental: classes, each task's identity given at test"
     )
     tasks: tuple[TaskSpec, ...] = Field(default=(), description="the tasks in order; empty to form them by `by`")
     by: Literal["label", "domain", "arrival"] | None = Field(
@@ -52,12 +54,28 @@ class StreamSpec(Part):
     order: tuple[str, ...] = Field(default=(), description="labels or domains in order; others follow in order of name")
     order_seed: int | None = Field(default=None, description="shuffles the task order; None keeps it as written")
 
+    blur: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda share: not share,  # streams that began before there was such a setting go on
+        description="share of a task's training samples that come with other tasks, drawn by key and `order_seed`",
+    )
+
     @model_validator(mode="after")
     def _one_way(self) -> StreamSpec:
         if bool(self.tasks) == bool(self.by):
             raise ValueError("give either `tasks` or `by`, not both and not neither")
         if self.by == "arrival" and (self.order or self.order_seed is not None):
             raise ValueError("arrivals are in the order of their times: give neither `order` nor `order_seed`")
+        if self.by == "arrival" and self.blur:
+            raise ValueError("arrivals come when they come: give no `blur`")
+        if self.scenario == "task-incremental" and not (
+            self.by == "label" or self.tasks and all(t.labels for t in self.tasks)
+        ):
+            raise ValueError(
+                "task-incremental needs tasks made of labels: `by: label`, or `labels` for each of `tasks`"
+            )
         return self
 
 
@@ -66,7 +84,7 @@ class LearnerSpec(Part):
 
     backbones: dict[Modality, str] = Field(description="a backbone of the registry for each modality")
     method: str = Field(default="crossmodal-moe", description="a method of learner.methods")
-    epochs: int = Field(default=10, ge=1, description="passes over a task's samples")
+    epochs: int = Field(default=10, ge=1, description="passes over a task's samples; 1 is online learning")
     batch_size: int = Field(default=32, ge=1, description="samples a step")
     lr: float = Field(default=1e-3, gt=0, description="learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay")
@@ -76,6 +94,11 @@ class LearnerSpec(Part):
     max_damaged: int = Field(default=10, ge=0, description="samples with damaged bytes that are skipped, at most")
     anchor_policy: Literal["herding", "kmeans", "boundary", "reservoir"] = Field(
         default="herding", description="which of them are kept"
+    )
+    labels: Literal["single", "multi"] = Field(
+        default="single",
+        exclude_if=lambda labels: labels == "single",  # runs that began before there was such a setting go on
+        description="multi predicts a set of labels beside the class, which is a sample's first label",
     )
     params: dict[str, Any] = Field(default={}, description="the method's own settings")
 

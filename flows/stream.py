@@ -24,7 +24,7 @@ from store.types import Modality, PalimpsestError, Split
 _SAMPLES = """
     SELECT s.key, s.recording, s.checksum, s."offset", s.size, s.shard, s.url, coalesce(s.labels[1], '') AS label,
         coalesce(s.domain, '') AS domain, coalesce(s.arrival, '') AS arrival, coalesce(t.task, 0) AS task, s.split,
-        s.modalities, s.sidecars
+        s.modalities, s.sidecars, CASE WHEN len(s.labels) > 1 THEN s.labels[2:] END AS also
     FROM sample_index s
     LEFT JOIN (
         SELECT ts.dataset, ts.key, ts.task FROM task_samples ts
@@ -38,11 +38,26 @@ _GROUPS = f"""
     SELECT label, domain, arrival, split, count(*) AS samples, count(*) FILTER (task = 0) AS open FROM ({_SAMPLES})
     GROUP BY ALL
 """
+# The open samples that task $task gets: those of its groups, but for training samples that a draw by their key, uniform
+# from 0 to 1, gives to one of the others that are sealed with it; $first is the first of so many $tasks.
+_MEMBERS = f"""
+    WITH homes AS (
+        SELECT unnest($labels) AS label, unnest($domains) AS domain, unnest($arrivals) AS arrival,
+            unnest($homes) - $first AS home
+    ), open AS (
+        SELECT key, split, home, ('0x' || md5($seed || ' ' || key)[:8])::BIGINT / 2^32 AS draw
+        FROM ({_SAMPLES}) JOIN homes USING (label, domain, arrival) WHERE task = 0
+    )
+    SELECT key, split FROM open WHERE $task - $first = CASE
+        WHEN $blur > 0 AND split = 'train' AND draw < $blur
+        THEN (home + 1 + floor(draw / $blur * ($tasks - 1))::BIGINT) % $tasks ELSE home END
+    ORDER BY key
+"""
 _SOURCES = ("samples", "sidecars", "shards", "tasks", "task_samples")
 _COLUMNS = ("label", "domain", "arrival")
 SEALED_AT_ONCE = 1 << 20  # samples a ledger file
 
-Group = dict[str, Any]
+Row = dict[str, Any]
 Predicate = dict[str, set[str]]
 
 
@@ -52,11 +67,13 @@ class StreamData:
 
     Attributes:
         names: of the sealed tasks, by number.
+        labels: of what each of them is made; empty where tasks are not made of labels.
         tasks: their examples by split, in shard order; those without any modality of the run are left out.
         index: every sample of the data set.
     """
 
     names: dict[int, str]
+    labels: dict[int, list[str]]
     tasks: dict[int, dict[Split, Rows]]
     index: Index
 
@@ -71,9 +88,11 @@ def seal(ledger: Ledger, recipe: Recipe) -> int:
 
     Declared tasks come first, in their order, as soon as they have training samples; later arrivals that fit a task
     already sealed form a further one behind it (``EN``, then ``EN#2``). A sealed task's sample list never changes.
+    Where the recipe blurs the borders, training samples are drawn into other tasks among those sealed together.
 
     Raises:
-        PalimpsestError: the stream was begun under another definition, or its data set holds no samples.
+        PalimpsestError: the stream was begun under another definition, its data set holds no samples, or blur leaves a
+            task none to learn from.
     """
     with _alone(ledger, recipe):
         return _seal(ledger, recipe)
@@ -104,16 +123,22 @@ def _seal(ledger: Ledger, recipe: Recipe) -> int:
     sealed = ledger.rows("SELECT * FROM tasks WHERE stream = ? ORDER BY task", [recipe.name])
     left = [group for group in groups if group["open"]]
     rounds = Counter(_base(task["task_name"]) for task in sealed)
-    number = len(sealed)
+    tasks: list[Row] = []
+    homes: list[Row] = []
     for name, predicate in _declared(recipe, groups, sealed):
         members = [group for group in left if _matches(group, predicate)]
         if not any(group["split"] == "train" for group in members):
             continue
-        number += 1
         rounds[name] += 1
-        _seal_one(ledger, recipe, number, name if rounds[name] == 1 else f"{name}#{rounds[name]}", predicate)
+        task = {"stream": recipe.name, "task": len(sealed) + len(tasks) + 1}
+        labels = sorted({value for values in predicate.values() for value in values})
+        tasks.append({**task, "task_name": name if rounds[name] == 1 else f"{name}#{rounds[name]}", "labels": labels})
+        places = {tuple(group[column] for column in _COLUMNS) for group in members}
+        homes += [dict(zip(_COLUMNS, place, strict=True)) | {"home": task["task"]} for place in sorted(places)]
         left = [group for group in left if group not in members]
-    return number
+    if tasks:
+        _seal_together(ledger, recipe, tasks, homes)
+    return len(sealed) + len(tasks)
 
 
 def load(ledger: Ledger, recipe: Recipe, modalities: Collection[str]) -> StreamData:
@@ -126,14 +151,17 @@ def load(ledger: Ledger, recipe: Recipe, modalities: Collection[str]) -> StreamD
         if not folder.exists():
             write_index(folder, recipe.dataset, ledger.batches(_ROWS, _parameters(recipe)))
         index = Index(folder, ledger.lake)
-        rows = ledger.rows("SELECT task, task_name FROM tasks WHERE stream = ? ORDER BY task", [recipe.name])
+        rows = ledger.rows("SELECT task, task_name, labels FROM tasks WHERE stream = ? ORDER BY task", [recipe.name])
     cache.used(folder)
     wanted = [Modality(name) for name in modalities]
     tasks = {
         row["task"]: {split: index.select(task=row["task"], split=split, modalities=wanted) for split in Split}
         for row in rows
     }
-    return StreamData({row["task"]: row["task_name"] for row in rows}, tasks, index)
+    names = {row["task"]: row["task_name"] for row in rows}
+    of_labels = recipe.stream.by in (None, "label")
+    labels = {row["task"]: row["labels"] if of_labels else [] for row in rows}
+    return StreamData(names, labels, tasks, index)
 
 
 def _alone(ledger: Ledger, recipe: Recipe) -> AbstractContextManager[None]:
@@ -145,7 +173,7 @@ def _parameters(recipe: Recipe) -> dict[str, str]:
     return {"stream": recipe.name, "dataset": recipe.dataset}
 
 
-def _declared(recipe: Recipe, groups: Sequence[Group], sealed: list[dict[str, Any]]) -> list[tuple[str, Predicate]]:
+def _declared(recipe: Recipe, groups: Sequence[Row], sealed: list[Row]) -> list[tuple[str, Predicate]]:
     """Every task that the recipe declares, as (name, predicate); values that were sealed together stay together."""
     spec = recipe.stream
     if spec.by is None:
@@ -165,7 +193,7 @@ def _declared(recipe: Recipe, groups: Sequence[Group], sealed: list[dict[str, An
     return [(name, {spec.by: set(chunk)}) for name, chunk in [*cut, *(("+".join(chunk), chunk) for chunk in chunks)]]
 
 
-def _arrivals(groups: Iterable[Group], per_task: int) -> Iterator[tuple[str, list[str]]]:
+def _arrivals(groups: Iterable[Row], per_task: int) -> Iterator[tuple[str, list[str]]]:
     """Arrivals in order of time, `per_task` a task; one that brought nothing to learn from goes with the next."""
     learnable: dict[str, bool] = {}
     for group in groups:
@@ -190,27 +218,33 @@ def _base(name: str) -> str:
     return re.sub(r"#\d+$", "", name)
 
 
-def _matches(group: Group, predicate: Predicate) -> bool:
+def _matches(group: Row, predicate: Predicate) -> bool:
     return all(group[column] in wanted for column, wanted in predicate.items())
 
 
-def _seal_one(ledger: Ledger, recipe: Recipe, number: int, name: str, predicate: Predicate) -> None:
-    """Seal the open samples that `predicate` names."""
-    bound = {column: sorted(predicate.get(column, ())) for column in _COLUMNS}
-    tests = [f"list_contains(${column}, {column})" for column in predicate]
-    chosen = f"SELECT key, split FROM ({_SAMPLES}) WHERE {' AND '.join(['task = 0', *tests])} ORDER BY key"
-    parameters = _parameters(recipe) | {column: bound[column] for column in predicate}
-    members = list(ledger.batches(chosen, parameters, size=SEALED_AT_ONCE))
-    digest, counts = hashlib.sha256(), Counter[str]()
-    for i, batch in enumerate(members):
-        pairs = list(zip(batch["key"].to_pylist(), batch["split"].to_pylist(), strict=True))
-        counts.update(split for _, split in pairs)
-        listed = "\n".join(f"{recipe.dataset}/{key} {split}" for key, split in pairs)
-        digest.update(("\n" if i else "").encode() + listed.encode())
-    row = {"stream": recipe.name, "task": number, "manifest": digest.hexdigest()}
-    for batch in members:  # without the task's own row, written last, they count for nothing
-        columns = {column: pa.repeat(value, len(batch)) for column, value in {**row, "dataset": recipe.dataset}.items()}
-        ledger.append_table("task_samples", pa.table({**columns, "key": batch["key"], "split": batch["split"]}))
-    labels = sorted({value for values in predicate.values() for value in values})
-    sizes = {str(split): counts[split] for split in Split}
-    ledger.append("tasks", [{**row, "task_name": name, "labels": labels, **sizes}])
+def _seal_together(ledger: Ledger, recipe: Recipe, tasks: list[Row], homes: list[Row]) -> None:
+    """Seal the open samples of the groups in `homes`, all of `tasks` in one commit: blur draws from all of them."""
+    blur, sealed = recipe.stream.blur, []
+    bound: dict[str, Any] = {f"{column}s": [home[column] for home in homes] for column in (*_COLUMNS, "home")}
+    bound |= {**_parameters(recipe), "first": tasks[0]["task"], "tasks": len(tasks)}
+    bound |= {"blur": blur, "seed": str(recipe.stream.order_seed)}
+    for task in tasks:
+        members = list(ledger.batches(_MEMBERS, bound | {"task": task["task"]}, size=SEALED_AT_ONCE))
+        digest, counts = hashlib.sha256(), Counter[str]()
+        for i, batch in enumerate(members):
+            pairs = list(zip(batch["key"].to_pylist(), batch["split"].to_pylist(), strict=True))
+            counts.update(split for _, split in pairs)
+            listed = "\n".join(f"{recipe.dataset}/{key} {split}" for key, split in pairs)
+            digest.update(("\n" if i else "").encode() + listed.encode())
+        if not counts[Split.TRAIN]:
+            raise PalimpsestError(
+                f"a blur of {blur} leaves task {task['task_name']} of stream {recipe.name} without training samples: "
+                "lower it"
+            )
+        row = {"stream": recipe.name, "task": task["task"], "manifest": digest.hexdigest()}
+        for batch in members:  # without the tasks' own rows, written last, they count for nothing
+            named = {**row, "dataset": recipe.dataset}
+            columns = {column: pa.repeat(value, len(batch)) for column, value in named.items()}
+            ledger.append_table("task_samples", pa.table({**columns, "key": batch["key"], "split": batch["split"]}))
+        sealed.append({**task, **row, **{str(split): counts[split] for split in Split}})
+    ledger.append("tasks", sealed)

@@ -168,7 +168,7 @@ def _update(
                     f"{', '.join(modalities)}, and a run keeps those it began with. Rename the stream for a new run."
                 )
             _prepare(trainer, data, [number], progress)
-            tasks.append(trainer.task(number, name, data.tasks[number]))
+            tasks.append(trainer.task(number, name, data.tasks[number], data.labels[number]))
             trainer.learn(tasks[-1], tasks[:-1], partial(progress, f"task {number}/{summary.tasks} {name}"))
             summary.learned.append(name)
             if not ranks.leads:  # it has only shared the steps: take up what the first one made of them
@@ -199,7 +199,8 @@ def resume(
     past = reduce(operator.add, (data.tasks[number][Split.TRAIN] for number in learnt), data.index.rows([]))
     trainer = build.trainer(lake, ledger, recipe, one, snapshot=snapshot, find=past.find, ranks=ranks, workers=workers)
     _prepare(trainer, data, learnt, progress)
-    return trainer, [trainer.task(number, data.names[number], data.tasks[number]) for number in learnt]
+    tasks = [trainer.task(n, data.names[n], data.tasks[n], data.labels[n]) for n in learnt]
+    return trainer, tasks
 
 
 def _prepare(trainer: Trainer, data: stream.StreamData, tasks: Sequence[int], progress: Progress) -> None:

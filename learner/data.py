@@ -73,6 +73,7 @@ class Task:
 
     Attributes:
         number: 1 for the first.
+        labels: of what it is made by the recipe; empty where it is not made of labels.
         train: what is learnt from.
         val: for choices and the gate.
         test: for tables.
@@ -83,3 +84,4 @@ class Task:
     train: Examples
     val: Examples
     test: Examples
+    labels: frozenset[str] = frozenset()

@@ -16,8 +16,11 @@ import torch
 from learner.data import Examples, Task
 from learner.methods.base import FUSED, Method
 from learner.retrieval import Retrieval, average_precision, vote
+from learner.thresholds import f1_thresholds
 from store.anchors import AnchorStore
-from store.types import Modality
+from store.types import Modality, Split
+
+Row = dict[str, Any]
 
 NEIGHBOURS = 10  # that vote for a label
 RANKED = 100  # K, anchors that are ranked for each query
@@ -50,22 +53,44 @@ def searches(
 
 @torch.no_grad()
 def predictions(
-    method: Method, anchors: AnchorStore, tasks: Sequence[Task], splits: Sequence[str] = ("val", "test")
-) -> Iterator[dict[str, Any]]:
+    method: Method,
+    anchors: AnchorStore,
+    tasks: Sequence[Task],
+    splits: Sequence[str] = ("val", "test"),
+    *,
+    several: bool = False,
+) -> Iterator[Row]:
     """Rows for the ledger's `predictions`, but for the run: one a sample, protocol and modality subset.
 
     Samples that have none of a subset's modalities are left out of it; classes not learnt yet cannot be predicted.
     Retrieval compares labels, not instances: an anchor is right when it has the query's label.
+
+    Args:
+        method: as it is after the last of `tasks`.
+        anchors: the run's.
+        tasks: all that were learnt.
+        splits: that are measured.
+        several: samples may have several labels. The classifier then tells a set of labels too: the classes whose
+            posterior reaches the threshold that is best for the class's F1 on the val split of `tasks`.
     """
     retrieval = Retrieval(anchors)
+    told: dict[str, list[tuple[Row, np.ndarray]]] = {}
     for task in tasks:
         for split in splits:
-            yield from _of_split(method, retrieval, task.number, split, getattr(task, split))
+            for row, posterior in _of_split(method, retrieval, task, split, several):
+                if posterior is None:
+                    yield row
+                else:
+                    told.setdefault(row["modalities"], []).append((row, posterior))
+    for pairs in told.values():
+        yield from _with_sets(pairs, tasks[-1].train.index.classes)
 
 
 def _of_split(
-    method: Method, retrieval: Retrieval, number: int, split: str, examples: Examples
-) -> Iterator[dict[str, Any]]:
+    method: Method, retrieval: Retrieval, task: Task, split: str, several: bool
+) -> Iterator[tuple[Row, np.ndarray | None]]:
+    """Rows; where a set of labels is still to be told, with all labels and the posterior ``[C]``."""
+    examples: Examples = getattr(task, split)
     classes = examples.index.classes
     aligned = getattr(method, "aligned", False)
     for batch in examples.batches(128):
@@ -73,25 +98,39 @@ def _of_split(
         for name, chosen in subsets(modalities):
             part = batch.only(chosen)
             there = part.presence.any(1).cpu().numpy()
-            rows = [
-                {"on_task": number, "split": split, "key": example.key, "label": example.label}
-                for example, present in zip(batch.examples, there, strict=True)
-                if present
-            ]
+            shown = [example for example, present in zip(batch.examples, there, strict=True) if present]
+            rows = [{"on_task": task.number, "split": split, "key": one.key, "label": one.label} for one in shown]
             if not rows:
                 continue
             spaces = method.embed(part)
-            confidence, best = (column.cpu().numpy() for column in method.predict(part, spaces).softmax(1).max(1))
-            for row, share, number_of_class in zip(rows, confidence[there], best[there], strict=True):
-                by_head = {"predicted": classes[number_of_class], "confidence": float(share)}
-                yield {**row, "modalities": name, "protocol": "classifier", **by_head}
+            scores = method.predict(part, spaces)
+            own = [i for i, label in enumerate(classes[: scores.shape[1]]) if label in task.labels]
+            posteriors = scores.softmax(1).cpu().numpy()[there]
+            confidence, best = posteriors.max(1).tolist(), posteriors.argmax(1)
+            within = scores[:, own].argmax(1).cpu().numpy()[there] if own else None
+            for i, (row, example) in enumerate(zip(rows, shown, strict=True)):
+                by_head = {"predicted": classes[best[i]], "confidence": confidence[i]}
+                by_head["predicted_in_task"] = classes[own[within[i]]] if within is not None else None
+                by_head["labels"] = list(example.labels) if several else None
+                row = {**row, "modalities": name, "protocol": "classifier", **by_head}
+                yield row, posteriors[i] if several else None
             for asked, query, space in searches(name, chosen, modalities, aligned=aligned):
                 if not {space, query} <= set(retrieval.anchors.spaces):  # training never met that modality
                     continue
                 queries, labels = spaces[query].cpu().numpy()[there], [str(row["label"]) for row in rows]
                 found = _retrieved(retrieval, space, query, queries, labels)
                 for row, by_anchor in zip(rows, found, strict=True):
-                    yield {**row, "modalities": asked, "protocol": "retrieval", **by_anchor}
+                    yield {**row, "modalities": asked, "protocol": "retrieval", **by_anchor}, None
+
+
+def _with_sets(told: Sequence[tuple[Row, np.ndarray]], classes: Sequence[str]) -> Iterator[Row]:
+    """The rows of one modality set with the labels that their posteriors ``[C]`` reach the thresholds of."""
+    rows, posteriors = [row for row, _ in told], np.stack([posterior for _, posterior in told])
+    held_out = np.array([row["split"] == Split.VAL for row in rows])
+    truth = np.array([[name in row["labels"] for name in classes[: posteriors.shape[1]]] for row in rows])
+    reached = posteriors >= f1_thresholds(posteriors[held_out], truth[held_out])
+    for row, sure in zip(rows, reached, strict=True):
+        yield {**row, "predicted_labels": [classes[i] for i in np.flatnonzero(sure)]}
 
 
 def _retrieved(

@@ -23,7 +23,7 @@ from store.lake import Lake, new_folder
 from store.shards import Entry, Sidecar
 from store.types import Modality, Split
 
-LAYOUT = 1  # of an index folder; counted up when it changes
+LAYOUT = 2  # of an index folder; counted up when it changes
 ROWS = 1 << 16  # a record batch
 _SPLITS = tuple(Split)
 _MODALITIES = tuple(Modality)
@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
         "split": pa.int8(),
         "modalities": pa.uint8(),  # a bit for each, in the order of `Modality`
         "sidecars": pa.list_(_PART),
+        "also": pa.list_(pa.string()),  # labels beyond the first; null where there are none
     }
 )
 
@@ -166,6 +167,7 @@ class Index:
             url=self._urls[values["shard"]],
             entry=Entry(values["key"], values["offset"], values["size"], values["checksum"]),
             sidecars=sidecars,
+            also=tuple(values["also"] or ()),
         )
 
     @cached_property

@@ -25,7 +25,12 @@ READ_AHEAD = 2  # items a worker
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a stream's index: where a sample lies and what the ledger says of it."""
+    """One row of a stream's index: where a sample lies and what the ledger says of it.
+
+    Attributes:
+        label: its class.
+        also: further labels.
+    """
 
     key: str
     dataset: str
@@ -37,6 +42,12 @@ class Example:
     url: str
     entry: Entry
     sidecars: tuple[Sidecar, ...] = ()
+    also: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All of its labels, the one that is its class first."""
+        return (self.label, *self.also)
 
     @property
     def urls(self) -> list[str]:
@@ -63,6 +74,7 @@ class Example:
             sidecars=tuple(
                 Sidecar(Modality(part["modality"]), lake.resolve(part["url"]), entry(part)) for part in row["sidecars"]
             ),
+            also=tuple((row["labels"] or [])[1:]),
         )
 
 

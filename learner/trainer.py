@@ -6,7 +6,7 @@ import json
 import math
 import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
@@ -59,6 +59,7 @@ class Settings:
         warmup: share of a task's steps over which the learning rate rises.
         checkpoint_every: steps between checkpoints.
         max_damaged: samples that cannot be read and are skipped; one more ends the run.
+        labels: whether a ``single`` label is predicted, or a set of them, ``multi``, beside it.
         params: the method's own.
     """
 
@@ -76,6 +77,7 @@ class Settings:
     clip: float = 1.0
     checkpoint_every: int = 50
     max_damaged: int = 10
+    labels: str = "single"
     params: Mapping[str, Any] | None = None
 
 
@@ -137,11 +139,11 @@ class Trainer:
             self.method.load_state_dict(to_tensors(state["method"]))
         self.frozen_parameters = sum(p.numel() for b in backbones.values() for p in b.parameters())  # type: ignore[attr-defined]
 
-    def task(self, number: int, name: str, splits: Mapping[Split, Rows]) -> Task:
+    def task(self, number: int, name: str, splits: Mapping[Split, Rows], labels: Iterable[str] = ()) -> Task:
         """A task over this run's features and class numbers; its training classes are numbered now."""
         self.index.add(splits[Split.TRAIN].groups)
         train, val, test = (Examples(self.features, splits[split], self.index) for split in Split)
-        return Task(number, name, train, val, test)
+        return Task(number, name, train, val, test, frozenset(labels))
 
     def learn(self, task: Task, earlier: Sequence[Task] = (), progress: Progress = lambda done, total: None) -> str:
         """Learn `task`, measure and keep a snapshot; a checkpoint of this very task is taken up where it stopped.
@@ -269,7 +271,8 @@ class Trainer:
         """Predict all of `tasks` as the model is now, and commit the predictions."""
         after = tasks[-1].number
         row = {"run_id": self.run_id, "after_task": after, "snapshot_id": snapshot_id(self.run_id, after)}
-        self.ledger.append("predictions", [{**row, **p} for p in predictions(self.method, self.anchors, tasks)])
+        found = predictions(self.method, self.anchors, tasks, several=self.settings.labels == "multi")
+        self.ledger.append("predictions", [{**row, **p} for p in found])
 
     def _save(self, task: Task) -> str:
         trained = sum(p.numel() for p in self.method.modules.parameters() if p.requires_grad)

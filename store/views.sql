@@ -17,6 +17,18 @@ SELECT s.* EXCLUDE (modalities),
     h.url, coalesce(a.parts, []) AS sidecars
 FROM samples s JOIN shards h USING (dataset, shard) LEFT JOIN added a USING (dataset, key);
 
+-- The protocol that a scenario is judged by.
+CREATE OR REPLACE MACRO headline(scenario) AS if(scenario = 'task-incremental', 'task-aware', 'classifier');
+
+-- The predictions, and those of protocol task-aware: what the classifier says among the classes of the sample's own task
+-- alone, as if the task's identity were given. Streams whose tasks are not made of classes have none.
+CREATE OR REPLACE VIEW answers AS
+SELECT * EXCLUDE (predicted_in_task, given) REPLACE (
+    if(given, 'task-aware', protocol) AS protocol, if(given, predicted_in_task, predicted) AS predicted,
+    if(given, NULL, labels) AS labels, if(given, NULL, predicted_labels) AS predicted_labels
+)
+FROM (SELECT *, unnest(if(predicted_in_task IS NULL, [false], [false, true])) AS given FROM predictions);
+
 -- Accuracy from the single predictions: one row a run, task learned, task measured, protocol, modality set and split.
 CREATE OR REPLACE VIEW task_accuracy AS
 SELECT
@@ -24,7 +36,7 @@ SELECT
     p.split, count(*) FILTER (p.predicted = p.label) / count(*) AS accuracy,
     count(*) FILTER (p.predicted = p.label) AS correct, count(*) AS total,
     max(p.snapshot_id) AS snapshot_id, max(p.recorded_at) AS measured_at
-FROM predictions p JOIN runs r USING (run_id) LEFT JOIN tasks t ON t.stream = r.stream AND t.task = p.on_task
+FROM answers p JOIN runs r USING (run_id) LEFT JOIN tasks t ON t.stream = r.stream AND t.task = p.on_task
 GROUP BY ALL;
 
 -- One row a run and step; a[t, 1], a[t, 2] ... as a list.
@@ -71,12 +83,12 @@ CREATE OR REPLACE VIEW recording_credit AS
 WITH steps AS (
     SELECT run_id, protocol, modalities, split, after_task, count(DISTINCT on_task) AS tasks,
         count(*) OVER (PARTITION BY run_id, protocol, modalities, split) AS steps
-    FROM predictions WHERE on_task <= after_task GROUP BY run_id, protocol, modalities, split, after_task
+    FROM answers WHERE on_task <= after_task GROUP BY run_id, protocol, modalities, split, after_task
 )
-SELECT p.run_id, r.stream, r.method, r.seed, p.protocol, p.modalities, p.split, p.on_task, s.recording,
+SELECT p.run_id, r.stream, r.scenario, r.method, r.seed, p.protocol, p.modalities, p.split, p.on_task, s.recording,
     count(*) / count(DISTINCT p.after_task) AS samples,
     coalesce(sum(1 / (t.steps * t.tasks)) FILTER (p.predicted = p.label), 0) AS credit
-FROM predictions p
+FROM answers p
 JOIN steps t USING (run_id, protocol, modalities, split, after_task)
 JOIN runs r USING (run_id)
 JOIN streams d USING (stream)
@@ -92,18 +104,22 @@ FROM stream_summary one
 JOIN stream_summary whole USING (run_id, protocol, split) WHERE whole.modalities = 'all';
 
 -- Other figures than accuracy, one a row. weighted_f1 = F1 of each class, 2 right / (samples + times predicted), weighted by
--- its samples. Of protocol retrieval, where a query's nearest anchors were ranked, up to K of them (RANKED in learner/evaluate.py):
+-- its samples; where sets of labels were predicted, a sample and a prediction count for each class in theirs. Of protocol retrieval, where a query's nearest anchors were ranked, up to K of them (RANKED in learner/evaluate.py):
 -- recall@k = share of queries with an anchor of their label among the nearest k; map = mean of the queries' average precision,
 -- the sum over ranks i that hold an anchor of its label of (such anchors up to i) / i, divided by min(such anchors in all, K).
 CREATE OR REPLACE VIEW task_metrics AS
 WITH confusion AS (
-    SELECT run_id, after_task, on_task, protocol, modalities, split, label, predicted, count(*) AS times
-    FROM predictions GROUP BY ALL
+    SELECT run_id, after_task, on_task, protocol, modalities, split, coalesce(labels, [label]) AS truth,
+        coalesce(predicted_labels, [predicted]) AS told, count(*) AS times
+    FROM answers GROUP BY ALL
+), by_class AS (
+    SELECT *, unnest(list_distinct(list_concat(truth, told))) AS class FROM confusion
 ), counted AS (
-    SELECT *,
-        sum(times) OVER (PARTITION BY run_id, after_task, on_task, protocol, modalities, split, label) AS samples,
-        sum(times) OVER (PARTITION BY run_id, after_task, on_task, protocol, modalities, split, predicted) AS guesses
-    FROM confusion
+    SELECT run_id, after_task, on_task, protocol, modalities, split, class,
+        coalesce(sum(times) FILTER (list_contains(truth, class)), 0) AS samples,
+        coalesce(sum(times) FILTER (list_contains(told, class)), 0) AS guesses,
+        coalesce(sum(times) FILTER (list_contains(truth, class) AND list_contains(told, class)), 0) AS hits
+    FROM by_class GROUP BY ALL
 ), found AS (
     SELECT run_id, after_task, on_task, protocol, modalities, split, count(*) FILTER (hit <= 1) / count(*) AS in_1,
         count(*) FILTER (hit <= 5) / count(*) AS in_5, count(*) FILTER (hit <= 10) / count(*) AS in_10,
@@ -111,7 +127,7 @@ WITH confusion AS (
     FROM predictions WHERE protocol = 'retrieval' AND average_precision IS NOT NULL GROUP BY ALL
 ), figures AS (
     SELECT run_id, after_task, on_task, protocol, modalities, split, 'weighted_f1' AS metric,
-        coalesce(sum(samples * 2 * times / (samples + guesses)) FILTER (label = predicted), 0) / sum(times) AS value
+        sum(samples * 2 * hits / (samples + guesses)) / sum(samples) AS value
     FROM counted GROUP BY ALL
     UNION ALL
     SELECT * EXCLUDE (in_1, in_5, in_10, map), unnest(['recall@1', 'recall@5', 'recall@10', 'map']) AS metric,

@@ -23,15 +23,18 @@ QUERIES = {
     "tasks": "SELECT task, task_name, labels, train, val, test FROM tasks WHERE stream = $stream ORDER BY task",
     "summary": f"""
         SELECT s.run_id, s.method, s.seed, s.protocol, s.average_accuracy, s.last_accuracy, s.forgetting, s.bwt,
-            s.tasks, n.trained_parameters, n.memory_bytes
-        FROM stream_summary s LEFT JOIN snapshots n ON n.run_id = s.run_id AND n.after_task = s.tasks
+            m.last_value AS weighted_f1, s.tasks, n.trained_parameters, n.memory_bytes
+        FROM stream_summary s
+        LEFT JOIN (FROM metric_summary WHERE metric = 'weighted_f1') m
+            USING (run_id, stream, protocol, modalities, split)
+        LEFT JOIN snapshots n ON n.run_id = s.run_id AND n.after_task = s.tasks
         WHERE {MEASURED} AND modalities = 'all' ORDER BY s.protocol, s.average_accuracy DESC, s.run_id""",
     "steps": f"""
         SELECT run_id, after_task, step_accuracy FROM step_summary
-        WHERE {MEASURED} AND protocol = 'classifier' AND modalities = 'all' ORDER BY run_id, after_task""",
+        WHERE {MEASURED} AND protocol = headline(scenario) AND modalities = 'all' ORDER BY run_id, after_task""",
     "matrix": f"""
         SELECT run_id, after_task, on_task, accuracy, correct, total FROM task_accuracy
-        WHERE {MEASURED} AND protocol = 'classifier' AND modalities = 'all' AND on_task <= after_task
+        WHERE {MEASURED} AND protocol = headline(scenario) AND modalities = 'all' AND on_task <= after_task
         ORDER BY run_id, after_task, on_task""",
     "ablation": f"""
         SELECT run_id, protocol, modalities, last_accuracy, lost_against_all FROM modality_ablation
