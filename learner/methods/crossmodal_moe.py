@@ -5,7 +5,7 @@ After Chee, Hsu & Lee (ECAI 2025). Where the paper is silent the choices are our
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,9 +25,8 @@ from learner.losses.distillation import distillation
 from learner.losses.preservation import in_batch, preservation, to_anchors
 from learner.methods.base import FUSED, Context, ParameterGroup
 from learner.modules.heads import GaussianReadout
-from learner.modules.network import Network, NetworkShape, Output, router_noise
+from learner.modules.network import Network, NetworkShape, Output, gate_use, router_noise
 from store.anchors import Relations
-from store.types import Modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class CrossModalMoEParams:
         modality_dropout: chance that a sample loses one of its modalities in training.
         plasticity: learning rate after the first task, as a share of that in it.
         freeze: experts frozen per adapter after each task; 0 freezes none.
-        spare: experts per adapter that must stay trainable; more are grown where there are fewer.
+        spare: experts per adapter that must stay trainable, top_k at least; more are grown where there are fewer.
         compensate: carry stored vectors along when their space drifts.
         refit: read classes off in closed form from frozen and fused features; else the trained head speaks.
     """
@@ -82,7 +81,7 @@ class CrossModalMoE:
             {**{str(m): b.pooled_dim for m, b in context.backbones.items()}, FUSED: shape.fused_dim}
         )
         self._met: list[list[bool]] = []  # sets of modalities that came together in training
-        self._routing: dict[str, list[float]] = {}
+        self._routing: dict[str, dict[str, Any]] = {}
 
     def _fresh(self) -> Network:
         return Network(self.context.backbones, self.context.stages, self.params.shape).to(self.context.device)
@@ -186,10 +185,16 @@ class CrossModalMoE:
         self.readout.load_state_dict(state["readout"])
         self._met = [list(pattern) for pattern in state["met"]]
 
-    def explain(self) -> dict[str, Any]:
-        """Share of the gates' mass by adapter and expert on the last task, and which experts are frozen."""
+    @torch.no_grad()
+    def explain(self, tasks: Sequence[Task]) -> dict[str, Any]:
+        """Experts, those frozen, and how samples are routed: those just learnt, and held-out ones of each task."""
         structure = self.network.structure()
-        return {"gate_mass": self._routing, "experts": structure["experts"], "frozen": structure["frozen"]}
+        routed = [
+            {"on_task": task.number, "split": "val", **gate_use(self.network, *self._run(task.val)[:2])}
+            for task in tasks
+        ]
+        sizes = {"experts": structure["experts"], "frozen": structure["frozen"], "top_k": self.params.shape.top_k}
+        return {**sizes, **self._routing, "routed": routed}
 
     @property
     def _owner(self) -> Tensor:
@@ -261,16 +266,13 @@ class CrossModalMoE:
         return batches, outputs, before
 
     def _freeze_and_grow(self, batches: list[Batch], outputs: list[Output]) -> None:
+        self._routing = gate_use(self.network, batches, outputs)
+        spare = max(self.params.spare, self.params.shape.top_k)
         for name, adapter in self.network.adapters.items():
-            mass, modality = torch.zeros(len(adapter.experts)), Modality(name.rpartition("-")[0])
-            for batch, output in zip(batches, outputs, strict=True):
-                if name in output.routing:
-                    gates, chosen = (routed[batch.masks[modality].any(1)].cpu() for routed in output.routing[name])
-                    mass.scatter_add_(0, chosen.flatten(), gates.flatten())
-            self._routing[name] = (mass / mass.sum().clamp_min(1e-12)).tolist()
+            mass = torch.tensor(self._routing["gate_mass"].get(name, ()))
             by_influence = [e for e in mass.argsort(descending=True, stable=True).tolist() if mass[e] > 0]
             adapter.experts.freeze(by_influence[: self.params.freeze])
-            if self.params.freeze and (short := self.params.spare - len(adapter.experts.trainable)) > 0:
+            if self.params.freeze and (short := spare - len(adapter.experts.trainable)) > 0:
                 adapter.experts.grow(short)
                 adapter.router.grow(short)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -74,6 +74,6 @@ class Finetune:
         """Take over a network, whatever its number of classes."""
         self.network.take(state["network"])
 
-    def explain(self) -> dict[str, Any]:
+    def explain(self, tasks: Sequence[Task]) -> dict[str, Any]:
         """Nothing to tell."""
         return {}

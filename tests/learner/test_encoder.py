@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from learner.modules.adapter import CrossModalAdapter
 from learner.modules.encoder import MMEncoder, block_groups, trunk_depths
 from learner.modules.experts import Experts
 from learner.modules.heads import CosineHead
-from learner.modules.network import Network, NetworkShape, router_noise
+from learner.modules.network import Network, NetworkShape, gate_use, router_noise
 from learner.modules.router import Router
 from store.types import Modality
 
@@ -177,6 +178,23 @@ def test_gates_of_a_whole_network_are_deterministic_in_evaluation(backbones):
     for name, (gates, chosen) in one.routing.items():
         assert torch.equal(gates, other.routing[name][0])
         assert torch.equal(chosen, other.routing[name][1])
+
+
+def test_gate_use_worked_out_by_hand(backbones):
+    network, batch = Network(backbones, 1, NetworkShape(context_dim=CONTEXT)), make_batch(backbones, stages=1)
+    network.head.grow(1)
+    batch = batch.keep({m: torch.tensor([True, True, True, m is A, m is A]) for m in backbones})
+    output = network(batch)
+    del output.routing["imu-0"]
+    gates = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5], [0.9, 0.1], [0.9, 0.1]])
+    chosen = torch.tensor([[0, 1], [0, 1], [3, 0], [2, 3], [2, 3]])
+    output.routing |= {"audio-0": (gates[:3].repeat(2, 1)[:5], chosen[:3].repeat(2, 1)[:5])}
+    output.routing |= {"video-0": (gates, chosen)}  # the last two samples lack the video
+    use = gate_use(network, [batch], [output])
+    assert use["gate_mass"].keys() == use["gate_entropy"].keys() == {"audio-0", "video-0"}
+    assert use["gate_mass"]["video-0"] == pytest.approx([2 / 3, 0.5 / 3, 0, 0.5 / 3])
+    assert use["gate_mass"]["audio-0"] == pytest.approx([3.5 / 5, 1 / 5, 0, 0.5 / 5])
+    assert use["gate_entropy"] == pytest.approx({"video-0": 2 / 3 * np.log(2), "audio-0": 3 / 5 * np.log(2)})
 
 
 def test_a_frozen_expert_never_moves_and_can_still_be_chosen():

@@ -108,6 +108,26 @@ def test_the_most_used_experts_are_those_frozen(here):
         assert told["frozen"][name] == [int(np.argmax(mass))]  # ties go to the first
 
 
+def test_expert_use_is_told_on_every_task_seen(here):
+    trainer, data = make_trainer(here, make_recipe(**FAST))
+    learn_all(trainer, data)
+    ask = trainer.ledger.rows
+    seen = "SELECT DISTINCT split, after_task, on_task FROM expert_use ORDER BY ALL"
+    assert [tuple(row.values()) for row in ask(seen)] == [
+        *(("train", task, task) for task in (1, 2)),
+        *(("val", after, on) for after, on in ((1, 1), (2, 1), (2, 2))),
+    ]
+    for row in (rows := ask("FROM routing")):
+        assert sum(row["gate_mass"]) == pytest.approx(1)
+        assert 0 <= row["gate_entropy"] <= 1 and 0 <= row["load_balance"] <= 1
+    assert len(rows) == 5 * 2 * 2  # measurements, modalities, stages
+    assert {row["after_task"] for row in ask("FROM loss_terms")} == {1, 2}
+    first, second = ask("FROM parameter_count ORDER BY after_task")
+    trained = sum(parameter.numel() for parameter in trainer.method.modules.parameters())
+    assert first["new_parameters"] + second["new_parameters"] == trained
+    assert first["frozen_share"] == 1 / 4 and second["frozen_share"] >= 1 / 4
+
+
 def test_every_term_of_the_loss_is_a_switch(here):
     trainer, data = make_trainer(here, make_recipe(memory=4, **FAST))
     learn_all(trainer, data)
