@@ -84,6 +84,20 @@ def test_untrained_adapters_leave_the_backbones_as_they_are(backbones, stages):
         assert torch.equal(encoded.pooled[m], batch.pooled[m])
 
 
+def test_an_empty_context_masks_the_whole_cross_attention_term():
+    """Of learned latents nothing gets through either: what is left are the experts on the target alone."""
+    torch.manual_seed(0)
+    adapter = make_adapter(8, CONTEXT)
+    x, y, mask = torch.randn(3, 5, 8), torch.randn(3, 4, CONTEXT), torch.ones(3, 5, dtype=torch.bool)
+    with torch.no_grad():
+        for up in adapter.experts.up:
+            up.normal_()
+        empty, gates, chosen = adapter(x, mask, y, torch.zeros(3, 4, dtype=torch.bool))
+        assert torch.equal(empty, adapter.experts(x, gates, chosen))
+        assert torch.equal(empty, adapter(x, mask, y[:, :0], mask[:, :0])[0])
+        assert not torch.allclose(empty, adapter(x, mask, y, mask[:, :4])[0])
+
+
 def test_an_untrained_adapter_learns_through_its_up_projections(backbones):
     mm = encoder(backbones)
     sum(pooled.pow(2).sum() for pooled in mm(make_batch(backbones)).pooled.values()).backward()
@@ -294,6 +308,21 @@ def looped(experts: Experts, x: Tensor, gates: Tensor, chosen: Tensor) -> Tensor
             total = total + gates[b, k] * (F.relu(experts.norm(x[b]) @ experts.down[e]) @ experts.up[e])
         rows.append(total)
     return torch.stack(rows)
+
+
+def test_fused_experts_have_the_gradients_of_finite_differences():
+    torch.manual_seed(0)
+    experts = Experts(dim=5, bottleneck=3, count=4).double()
+    chosen = torch.tensor([[0, 1], [3, 1], [1, 0]])
+    parts = [torch.randn(*p.shape, dtype=torch.float64, requires_grad=True) for p in experts.parameters()]
+    names = [name for name, _ in experts.named_parameters()]
+
+    def forward(x: Tensor, gates: Tensor, *parts: Tensor) -> Any:
+        return torch.func.functional_call(experts, dict(zip(names, parts, strict=True)), (x, gates, chosen))
+
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    gates = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(forward, (x, gates, *parts))
 
 
 def test_fused_experts_equal_a_loop_with_their_gradients():

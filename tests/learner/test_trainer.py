@@ -63,7 +63,7 @@ def events(trainer: Trainer) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("method", ["crossmodal-moe", "finetune", "joint", "slda"])
 def test_learning_leaves_the_backbones_as_they_were(here, method):
-    trainer, data = make_trainer(here, make_recipe(method=method, **FAST))
+    trainer, data = make_trainer(here, make_recipe(method=method, weight_decay=0.1, **FAST))
     before = digest(trainer)
     assert len(learn_all(trainer, data)) == 2
     assert digest(trainer) == before
@@ -97,6 +97,16 @@ def test_frozen_experts_stay_through_later_tasks_and_enough_can_learn(here):
                 else:
                     moved += not same(first["tensors"][key], second["tensors"][key])
     assert moved
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_as_many_experts_as_a_sample_uses_can_always_learn(here, top_k):
+    params = {"experts": 3, "top_k": top_k, "freeze": 3, "spare": 0}
+    trainer, data = make_trainer(here, make_recipe(params=params, **FAST))
+    for name in learn_all(trainer, data):
+        structure = load_snapshot(here, name)["method"]["network"]["structure"]
+        for adapter, experts in structure["experts"].items():
+            assert experts - len(structure["frozen"][adapter]) >= top_k
 
 
 def test_the_most_used_experts_are_those_frozen(here):
