@@ -41,7 +41,9 @@ def backbone(name: str, lake: Lake, device: torch.device) -> Backbone:
         PalimpsestError: no such backbone, or no weights for it.
     """
     if name not in SPECS:
-        raise PalimpsestError(f"no backbone is called {name!r}; there are: {', '.join(sorted(SPECS))}, {HUB}NAME_OR_FOLDER")
+        raise PalimpsestError(
+            f"no backbone is called {name!r}; there are: {', '.join(sorted(SPECS))}, {HUB}NAME_OR_FOLDER"
+        )
     own = lake.backbones / f"{name}.safetensors"
     shipped = resources.files("learner.backbones") / f"weights/{name}.safetensors"
     if own.exists():

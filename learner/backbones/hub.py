@@ -86,8 +86,8 @@ class PreNorm(nn.Module):
 class PostNorm(nn.Module):
     """A block that normalises the sum after each half; see `base.Block`.
 
-    The norm after the second half is the `entry` of the next block, or the backbone's last norm: so what an adapter adds
-    beside the feed-forward layer is normalised together with it.
+    The norm after the second half is the `entry` of the next block, or the backbone's last norm: so what an adapter
+    adds beside the feed-forward layer is normalised together with it.
     """
 
     def __init__(self, entry: nn.Module, attention: Attention, norm: nn.Module, feed: nn.Module):
@@ -130,10 +130,11 @@ class Patched(Front):
     """
 
     def __init__(
-        self, unfold: Unfold, projection: nn.Module, special: Tensor, positions: Tensor, norm: nn.Module | None = None
+        self, unfold: Unfold, projection: Any, special: Tensor, positions: Tensor, norm: nn.Module | None = None
     ):
         super().__init__()
-        self.unfold, self.projection, self.norm = unfold, projection, norm or nn.Identity()
+        self.unfold, self.norm = unfold, norm or nn.Identity()
+        self.projection: Any = projection
         self.special, self.positions = nn.Parameter(special.detach()), nn.Parameter(positions.detach())
         self.tokens = len(positions)
 
@@ -146,8 +147,8 @@ class Patched(Front):
         found = np.pad(self.unfold(sample), ((len(self.special), 0), (0, 0))).astype(np.float32)
         if len(found) != self.tokens:
             raise PalimpsestError(
-                f"the checkpoint's preprocessor_config.json makes {len(found)} tokens of sample {sample.key}, its model "
-                f"takes {self.tokens}: give the file the model's own size"
+                f"the checkpoint's preprocessor_config.json makes {len(found)} tokens of sample {sample.key}, its model"
+                f" takes {self.tokens}: give the file the model's own size"
             )
         return found
 
@@ -165,12 +166,13 @@ class Wave(Front):
     A row of patches holds how many samples are its own, and these: S, and in the last row whatever is left.
     """
 
-    def __init__(self, model: nn.Module, extractor: Any):
+    def __init__(self, model: Any, extractor: Any):
         super().__init__()
-        config: Any = model.config
-        self.extractor, self.convolutions, self.projection = extractor, model.feature_extractor, model.feature_projection
-        self.relative = model.encoder.pos_conv_embed  # type: ignore[union-attr]
-        self.norm = nn.Identity() if config.do_stable_layer_norm else model.encoder.layer_norm  # type: ignore[union-attr]
+        config, encoder = model.config, model.encoder
+        self.extractor, self.relative = extractor, encoder.pos_conv_embed
+        self.convolutions: Any = model.feature_extractor
+        self.projection: Any = model.feature_projection
+        self.norm = nn.Identity() if config.do_stable_layer_norm else encoder.layer_norm
         self.dim, self.hop, self.sight = config.hidden_size, math.prod(config.conv_stride), 1
         for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
             self.sight = (self.sight - 1) * stride + kernel
@@ -205,10 +207,11 @@ class Wave(Front):
 class Words(Front):
     """Token numbers, cut to the model's longest input with the tokenizer's own last token kept."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, positions: int):
+    def __init__(self, model: Any, tokenizer: Any, positions: int):
         super().__init__()
-        self.tokenizer, self.embeddings = tokenizer, model.embeddings
-        self.padding = model.config.pad_token_id or 0  # type: ignore[union-attr]
+        self.tokenizer = tokenizer
+        self.embeddings: Any = model.embeddings
+        self.padding: int = model.config.pad_token_id or 0
         self.tokens = min(positions, tokenizer.model_max_length)
         self.patches(Sample("", {}, text=""))  # the first call settles a tokenizer, which threads share from then on
 
@@ -270,7 +273,7 @@ def load(reference: str, modality: Modality, lake: Lake) -> HubBackbone:
         lake: looked in first.
 
     Raises:
-        PalimpsestError: transformers is missing, or the checkpoint is: absent, without safetensors, incomplete, damaged,
+        PalimpsestError: transformers is missing, or the checkpoint is absent, incomplete, damaged, without safetensors,
             of an architecture that is not known here, or not for `modality`.
     """
     try:
@@ -284,7 +287,9 @@ def load(reference: str, modality: Modality, lake: Lake) -> HubBackbone:
     folder = _folder(reference, lake)
     family = _family(reference, folder, modality)
     processor: Any = getattr(transformers, f"Auto{family.processor}")
-    pictures = {"backend": "pil"} if family.processor == "ImageProcessor" else {}  # the same bits with torchvision there
+    pictures = (
+        {"backend": "pil"} if family.processor == "ImageProcessor" else {}
+    )  # the same bits with torchvision there
     try:
         processor = processor.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **pictures)
         model, report = getattr(transformers, family.model).from_pretrained(
@@ -299,7 +304,9 @@ def load(reference: str, modality: Modality, lake: Lake) -> HubBackbone:
     except Exception as error:  # whatever is wrong in files from outside can raise anything
         raise PalimpsestError(f"checkpoint {folder} cannot be loaded as {family.model}: {error}") from error
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(UNUSED)):
-        raise PalimpsestError(f"checkpoint {folder} lacks {len(missing)} tensors of a {family.model}, such as {missing[0]}")
+        raise PalimpsestError(
+            f"checkpoint {folder} lacks {len(missing)} tensors of a {family.model}, such as {missing[0]}"
+        )
     made = build(family, model, processor, modality, f"hub-{slug(Path(reference).name)}")
     made.digest = _digest(folder, modality)
     return made.eval().requires_grad_(False)
@@ -432,7 +439,9 @@ def _wav2vec2(model: Any, extractor: Any, modality: Modality) -> dict[str, Any]:
 
 def _bert(model: Any, tokenizer: Any, modality: Modality) -> dict[str, Any]:
     config, layers = model.config, model.encoder.layer
-    before = 0 if config.model_type == "bert" else config.pad_token_id + 1  # numbers that (XLM-)RoBERTa gives no position
+    before = (
+        0 if config.model_type == "bert" else config.pad_token_id + 1
+    )  # numbers that (XLM-)RoBERTa gives no position
     entries = [nn.Identity(), *(layer.output.LayerNorm for layer in layers[:-1])]
     return {
         "front": Words(model, tokenizer, config.max_position_embeddings - before),
@@ -517,9 +526,8 @@ def _folder(reference: str, lake: Lake) -> Path:
         return Path(snapshot_download(reference, allow_patterns=list(FILES)))
     except Exception as error:  # a name, a network and a server can be wrong in many ways
         raise PalimpsestError(
-            f"backbone hub:{reference}: there is no such folder, here or in {lake.backbones}, and Hugging Face's hub does "
-            f"not give it ({type(error).__name__}); where there is no network, download the checkpoint elsewhere and name "
-            "its folder"
+            f"backbone hub:{reference}: there is no such folder, here or in {lake.backbones}, and Hugging Face's hub "
+            f"does not give it ({type(error).__name__}): without network, bring the checkpoint here and name its folder"
         ) from error
 
 
@@ -527,20 +535,24 @@ def _family(reference: str, folder: Path, modality: Modality) -> Family:
     try:
         architecture = json.loads((folder / "config.json").read_text())["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PalimpsestError(f"{folder} is no checkpoint of transformers: its config.json names no model_type") from error
+        raise PalimpsestError(
+            f"{folder} is no checkpoint of transformers: its config.json names no model_type"
+        ) from error
     if architecture not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise PalimpsestError(f"backbone hub:{reference} is a {architecture}; those that can be used are: {known}")
     if not any(folder.glob("*.safetensors")):
         raise PalimpsestError(
-            f"checkpoint {folder} has no *.safetensors, and pickled weights are not read: take a revision that has them, "
-            "or save the model again with save_pretrained"
+            f"checkpoint {folder} has no *.safetensors, and pickled weights are not read: take one that has them, or "
+            "save the model again with save_pretrained"
         )
     for family in FAMILIES[architecture]:
         if modality in family.modalities:
             return family
     reads = " and ".join(m for family in FAMILIES[architecture] for m in family.modalities)
-    raise PalimpsestError(f"backbone hub:{reference}, a {architecture}, reads {reads}; the recipe names it for {modality}")
+    raise PalimpsestError(
+        f"backbone hub:{reference}, a {architecture}, reads {reads}; the recipe names it for {modality}"
+    )
 
 
 def _at_our_rate(extractor: Any) -> None:
