@@ -37,6 +37,7 @@ from store.types import Hertz, Modality, PalimpsestError, Sample, Seconds, slug
 
 VERSION = 1  # raised whenever the preprocessing here changes
 RATE: Hertz = 16_000
+AT_ONCE = 4  # samples through the frozen blocks: more of 1,568 tokens and 3,072 hidden values take gigabytes
 LONGEST_WAVE: Seconds = 20.0  # for encoders of raw sound, which have no longest input of their own
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 Unfold = Callable[[Sample], np.ndarray]
@@ -256,6 +257,7 @@ class HubBackbone(nn.Module):
         super().__init__()
         self.name, self.modality, self.digest = name, modality, ""
         self.dim = self.pooled_dim = dim
+        self.at_once = AT_ONCE
         self.front, self.blocks, self.norm, self.choose = front, nn.ModuleList(blocks), norm, choose
         self.tokens, self.patches, self.stem = front.tokens, front.patches, front.stem
 
