@@ -24,6 +24,7 @@ from learner.backbones.base import Backbone, through
 from learner.backbones.hub import FAMILIES, HubBackbone, build
 from learner.batch import Batch
 from learner.data import ClassIndex
+from learner.features import TrunkFeatures
 from learner.methods.base import Context
 from learner.methods.crossmodal_moe import CrossModalMoE
 from learner.pictures import depth_picture
@@ -460,13 +461,23 @@ def test_a_stream_is_learnt_on_checkpoints(checkpoint, tmp_path):
     snapshots = [trainer.learn(task, tasks[:number]) for number, task in enumerate(tasks)]
     assert len(snapshots) == 2
     cached = tasks[1].train.batch(range(5))
-    shutil.rmtree(lake.cache / "trunk")
-    trainer.features._folders.clear()
-    trainer.features._open.clear()
-    fresh = tasks[1].train.batch(range(5))
+    uncached = TrunkFeatures(lake, trainer.features.backbones, trainer.features.trunk, CPU)
+    fresh = uncached.batch(cached.examples, [0] * 5, [0] * 5)
     for m in (IMAGE, TEXT):
         assert torch.equal(cached.tokens[m], fresh.tokens[m])
         assert torch.equal(cached.pooled[m], fresh.pooled[m])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_gpu_agrees_with_the_cpu(name, checkpoint):
+    _, _, modality, samples, _ = ARCHITECTURES[name]
+    backbone = loaded(checkpoint(name), modality)
+    x, mask = collated(backbone, [*samples, None])
+    expected = backbone.pool(run(backbone, x, mask), mask)
+    backbone, x, mask = backbone.cuda(), x.cuda(), mask.cuda()
+    torch.testing.assert_close(backbone.pool(run(backbone, x, mask), mask).cpu(), expected, atol=1e-2, rtol=1e-2)
 
 
 def base_size(model_type: str, modality: Modality) -> HubBackbone:
