@@ -26,7 +26,7 @@ class Encoded:
 
 def trunk_depths(backbones: Mapping[Modality, Backbone], stages: int) -> dict[Modality, int]:
     """How many blocks of each backbone lie below its first adapter when the last `stages` stages are adapted."""
-    return {m: block_groups(len(backbone.blocks), stages)[0][0] for m, backbone in backbones.items()}
+    return {m: _edges(len(backbone.blocks), stages)[0] for m, backbone in backbones.items()}
 
 
 def block_groups(depth: int, stages: int, last: int = 0) -> list[range]:
@@ -37,9 +37,9 @@ def block_groups(depth: int, stages: int, last: int = 0) -> list[range]:
     blocks instead, paired from the end; the trunk below the stages stays as it is.
 
     Raises:
-        PalimpsestError: the stages have fewer blocks than `last`.
+        PalimpsestError: the stages have fewer blocks than `last`, or one of them has none.
     """
-    edges = [round(depth * (4 - stages + s) / 4) for s in range(stages + 1)]
+    edges = _edges(depth, stages)
     if last:
         if not 0 < last <= depth - edges[0]:
             raise PalimpsestError(
@@ -47,7 +47,18 @@ def block_groups(depth: int, stages: int, last: int = 0) -> list[range]:
                 f"{depth - edges[0]}: raise learner.stages, or take fewer"
             )
         edges = [edges[0], *range(depth - last + 1, depth + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    groups = [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    if not all(groups):
+        raise PalimpsestError(
+            f"a backbone of {depth} blocks has none in some of its last {stages} quarters: set "
+            "learner.params.adapted_blocks to how many of its last blocks get an adapter"
+        )
+    return groups
+
+
+def _edges(depth: int, stages: int) -> list[int]:
+    """Where each adapted stage begins, and where the last one ends."""
+    return [round(depth * (4 - stages + s) / 4) for s in range(stages + 1)]
 
 
 class MMEncoder(nn.Module):

@@ -108,7 +108,13 @@ def test_adapters_can_sit_at_each_of_the_last_blocks_above_the_same_trunk(depth,
     groups = block_groups(depth, stages, last=4)
     assert [group[-1] for group in groups] == [depth - 4, depth - 3, depth - 2, depth - 1]
     assert [i for group in groups for i in group] == list(range(first, depth))
-    assert first == block_groups(depth, stages)[0][0]
+    assert first == block_groups(depth, stages)[0].start
+
+
+def test_a_backbone_too_shallow_for_the_stages_says_how_to_go_on():
+    with pytest.raises(PalimpsestError, match="3 blocks has none in some of its last 2 quarters: set .*adapted_blocks"):
+        block_groups(3, 2)
+    assert block_groups(3, 2, last=1) == [range(2, 3)]
 
 
 @pytest.mark.parametrize("last", [-1, 3])
