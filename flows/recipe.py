@@ -64,7 +64,9 @@ class StreamSpec(Part):
 class LearnerSpec(Part):
     """What learns, and how."""
 
-    backbones: dict[Modality, str] = Field(description="a backbone of the registry for each modality")
+    backbones: dict[Modality, str] = Field(
+        description="for each modality a backbone of the registry, or hub:CHECKPOINT"
+    )
     method: str = Field(default="crossmodal-moe", description="a method of learner.methods")
     epochs: int = Field(default=10, ge=1, description="passes over a task's samples")
     batch_size: int = Field(default=32, ge=1, description="samples a step")

@@ -23,7 +23,11 @@ from store.types import Modality, PalimpsestError
 
 @dataclass(frozen=True, slots=True)
 class NetworkShape:
-    """Sizes of the trainable parts; see the modules for what each means."""
+    """Sizes of the trainable parts; see the modules for what each means.
+
+    Attributes:
+        adapted_blocks: an adapter at each of so many last blocks; 0 puts one at the end of each stage.
+    """
 
     experts: int = 4
     top_k: int = 2
@@ -32,6 +36,7 @@ class NetworkShape:
     context_dim: int = 64
     dim: int = 128
     fused_dim: int = 256
+    adapted_blocks: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.experts:
@@ -66,7 +71,11 @@ class Network(nn.Module):
             )
 
         self.encoder = MMEncoder(
-            backbones=backbones, stages=stages, context_dim=shape.context_dim, make_adapter=make_adapter
+            backbones=backbones,
+            stages=stages,
+            context_dim=shape.context_dim,
+            make_adapter=make_adapter,
+            last=shape.adapted_blocks,
         )
         widths = {m: backbone.pooled_dim for m, backbone in backbones.items()}
         self.fusion = Fusion(widths=widths, dim=shape.dim, fused_dim=shape.fused_dim)

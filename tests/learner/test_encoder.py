@@ -20,7 +20,7 @@ from learner.modules.experts import Experts
 from learner.modules.heads import CosineHead
 from learner.modules.network import Network, NetworkShape, gate_use, router_noise
 from learner.modules.router import Router
-from store.types import Modality
+from store.types import Modality, PalimpsestError
 
 A, V, I = Modality.AUDIO, Modality.VIDEO, Modality.IMU  # noqa: E741
 SPECS = {
@@ -116,6 +116,41 @@ def test_stages_of_unequal_backbones_end_at_the_same_relative_depth(depth, stage
     assert [i for group in groups for i in group] == list(range(groups[0].start, depth))
     for stage, group in enumerate(groups):
         assert group.stop / depth == pytest.approx((4 - stages + stage + 1) / 4, abs=0.501 / depth)
+
+
+@pytest.mark.parametrize(("depth", "stages", "first"), [(12, 2, 6), (12, 3, 3), (24, 1, 18), (4, 4, 0)])
+def test_adapters_can_sit_at_each_of_the_last_blocks_above_the_same_trunk(depth, stages, first):
+    groups = block_groups(depth, stages, last=4)
+    assert [group[-1] for group in groups] == [depth - 4, depth - 3, depth - 2, depth - 1]
+    assert [i for group in groups for i in group] == list(range(first, depth))
+    assert first == block_groups(depth, stages)[0].start
+
+
+def test_a_backbone_too_shallow_for_the_stages_says_how_to_go_on():
+    with pytest.raises(PalimpsestError, match="3 blocks has none in some of its last 2 quarters: set .*adapted_blocks"):
+        block_groups(3, 2)
+    assert block_groups(3, 2, last=1) == [range(2, 3)]
+
+
+@pytest.mark.parametrize("last", [-1, 3])
+def test_adapted_blocks_lie_within_the_stages(backbones, last):
+    with pytest.raises(PalimpsestError, match="raise learner.stages"):
+        Network(backbones, STAGES, NetworkShape(adapted_blocks=last))
+
+
+def test_an_untrained_adapter_at_each_block_adds_nothing_and_a_trained_one_speaks(backbones):
+    batch, network = make_batch(backbones), Network(backbones, STAGES, NetworkShape(adapted_blocks=2))
+    assert sorted(network.adapters) == sorted(f"{m}-{s}" for m in backbones for s in range(2))
+    before = network.encoder(batch).pooled
+    for m in backbones:
+        assert torch.equal(before[m], batch.pooled[m])
+    for name in ("audio-0", "audio-1"):
+        with torch.no_grad():
+            for up in network.adapters[name].experts.up:
+                up.normal_()
+        after = network.encoder(batch).pooled
+        assert not torch.equal(after[A], before[A])
+        before = after
 
 
 def test_adapters_of_one_stage_read_one_another(backbones):

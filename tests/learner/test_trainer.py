@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,9 @@ def test_backbones_must_exist_and_have_weights(tmp_path):
     with pytest.raises(PalimpsestError, match="backbone tiny-imu is for imu, the recipe names it for text"):
         registry.backbones({"text": "tiny-imu"}, here, cpu)
     assert list(registry.backbones({"text": "tiny"}, here, cpu)) == [Modality.TEXT]
+
+
+def test_a_checkpoint_of_transformers_needs_transformers(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(PalimpsestError, match=r"hub:some/vit needs transformers .*pip install 'palimpsest\[hub\]'"):
+        registry.backbones({"image": "hub:some/vit"}, Lake(tmp_path), torch.device("cpu"))
