@@ -366,7 +366,7 @@ def test_a_run_is_named_by_all_that_decides_it():
     assert build.run(make_recipe(**FAST), method=None, seed=0, overridden=False) == one
 
 
-@pytest.mark.parametrize("method", ["crossmodal-moe", "finetune"])
+@pytest.mark.parametrize("method", ["crossmodal-moe", "er"])
 def test_exemplars_are_kept_within_the_budget_and_of_all_classes(here, method):
     summary = update(here, make_recipe(method=method, memory=5, **FAST))
     kept = [tree["memory"] for tree in snapshots(here, summary.run_id)]
@@ -407,7 +407,7 @@ def test_the_last_snapshot_can_be_measured_again_with_the_labels_of_today(here):
 
 
 def test_a_corrected_sample_among_the_exemplars_stops_nothing(here):
-    recipe = make_recipe(method="finetune", memory=5, **FAST)
+    recipe = make_recipe(method="er", memory=5, **FAST)
     with pytest.raises(Stopped):
         update(here, recipe, progress=stop_at(2, 1))
     (row,) = ledger(here).rows("SELECT run_id FROM runs")
