@@ -80,6 +80,7 @@ class LearnerSpec(Part):
         default="herding", description="which of them are kept"
     )
     params: dict[str, Any] = Field(default={}, description="the method's own settings")
+    baselines: dict[str, dict[str, Any]] = Field(default={}, description="those of other methods, by name")
 
 
 class GateSpec(Part):
@@ -138,7 +139,7 @@ def datasets() -> tuple[str, ...]:
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """`recipe` with settings such as ``learner.epochs=3`` or ``learner.params.experts=8``; values are YAML.
+    """`recipe` with settings such as ``learner.epochs=3`` or ``learner.baselines.ewc.penalty=10``; values are YAML.
 
     Raises:
         PalimpsestError: a setting is not ``key=value``, or the recipe has no such field.
@@ -151,9 +152,9 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             raise PalimpsestError(f"{setting!r} is not a setting: write key=value, such as learner.epochs=3")
         place = data
         for parent in parents:
-            if not isinstance(place.get(parent), dict):
-                raise PalimpsestError(f"{path} is no field of recipe {recipe.name}: there is no {parent}")
-            place = place[parent]
+            place = place.setdefault(parent, {})  # what has no place in a recipe is refused below
+            if not isinstance(place, dict):
+                raise PalimpsestError(f"{path} is no field of recipe {recipe.name}: {parent} has none")
         try:
             place[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -181,7 +181,7 @@ def test_anchors_are_kept_of_every_class_with_their_samples(here):
 
 
 def test_memory_counts_all_that_is_kept_of_the_past(here):
-    trainer, data = make_trainer(here, make_recipe(method="finetune", memory=4, **FAST))
+    trainer, data = make_trainer(here, make_recipe(method="er", memory=4, **FAST))
     learn_all(trainer, data)
     (row,) = trainer.ledger.rows("SELECT * FROM snapshots WHERE run_id = ? AND after_task = 2", [trainer.run_id])
     assert len(trainer.memory) == 4
