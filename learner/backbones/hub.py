@@ -289,9 +289,8 @@ def load(reference: str, modality: Modality, lake: Lake) -> HubBackbone:
     folder = _folder(reference, lake)
     family = _family(reference, folder, modality)
     processor: Any = getattr(transformers, f"Auto{family.processor}")
-    pictures = (
-        {"backend": "pil"} if family.processor == "ImageProcessor" else {}
-    )  # the same bits with torchvision there
+    # Pictures come out the same whether torchvision is installed or not.
+    pictures = {"backend": "pil"} if family.processor == "ImageProcessor" else {}
     try:
         processor = processor.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **pictures)
         model, report = getattr(transformers, family.model).from_pretrained(
@@ -303,13 +302,17 @@ def load(reference: str, modality: Modality, lake: Lake) -> HubBackbone:
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-    except Exception as error:  # whatever is wrong in files from outside can raise anything
-        raise PalimpsestError(f"checkpoint {folder} cannot be loaded as {family.model}: {error}") from error
+        made = build(family, model, processor, modality, f"hub-{slug(Path(reference).name)}")
+    except PalimpsestError:
+        raise
+    except Exception as error:  # files from outside, or another version's names, can raise anything
+        raise PalimpsestError(
+            f"{folder} cannot be loaded as {family.model} of transformers {transformers.__version__}: {error}"
+        ) from error
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(UNUSED)):
         raise PalimpsestError(
             f"checkpoint {folder} lacks {len(missing)} tensors of a {family.model}, such as {missing[0]}"
         )
-    made = build(family, model, processor, modality, f"hub-{slug(Path(reference).name)}")
     made.digest = _digest(folder, modality)
     return made.eval().requires_grad_(False)
 
