@@ -24,9 +24,11 @@ from learner.losses.classification import among
 from learner.losses.distillation import distillation
 from learner.losses.preservation import in_batch, preservation, to_anchors
 from learner.methods.base import FUSED, Context, ParameterGroup
-from learner.modules.heads import GaussianReadout
+from learner.modules.heads import GaussianReadout, Prior
 from learner.modules.network import Network, NetworkShape, Output, gate_use, router_noise
 from store.anchors import Relations
+
+PRIORS = [Prior(isotropic=True, strength=s, pull=p) for p in (0.0, 10.0, torch.inf) for s in (1.0, 0.3, 3.0, 10.0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ class CrossModalMoE:
         self.network = self._fresh()
         self.teacher: Network | None = None
         self.readout = GaussianReadout(
-            {**{str(m): b.pooled_dim for m, b in context.backbones.items()}, FUSED: shape.fused_dim}
+            {**{str(m): b.pooled_dim for m, b in context.backbones.items()}, FUSED: shape.fused_dim},
+            PRIORS,
+            doubted=FUSED,
         )
         self._met: list[list[bool]] = []  # sets of modalities that came together in training
         self._routing: dict[str, dict[str, Any]] = {}
@@ -149,25 +153,21 @@ class CrossModalMoE:
         self._met += [pattern for pattern in presence.unique(dim=0).tolist() if pattern not in self._met]
         if before:
             self._compensate(self._gather(before), self._gather(outputs), presence)
-        self.readout.update(*self._statistics(batches, outputs))
+        self.readout.update(*self._statistics(batches, outputs), torch.tensor(self.context.index.class_of_group))
         held_out, seen, _ = self._run(task.val)
         if held_out:
             features, there, _ = self._statistics(held_out, seen)
-            classes = torch.cat([batch.labels for batch in held_out])
-            self.readout.calibrate(features, there, classes, self._owner)
+            self.readout.calibrate(features, there, torch.cat([batch.labels for batch in held_out]))
         self._freeze_and_grow(batches, outputs)
 
     @torch.no_grad()
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Scores ``[B, C]``: a class scores as the log-sum of its groups' likelihoods."""
+        """Scores ``[B, C]``: log-likelihoods up to a constant, or the head's logits where nothing is re-fitted."""
         fused = (spaces or self.embed(batch))[FUSED]
         if not self.params.refit:
             return self.network.head(fused)
         features = {**{str(m): pooled for m, pooled in batch.pooled.items()}, FUSED: fused}
-        by_group = self.readout.scores(features, self._spaces(batch.presence))
-        owner = self._owner[: by_group.shape[1]]
-        classes = [by_group[:, owner == c].logsumexp(1) for c in range(int(owner.max()) + 1)]
-        return torch.stack(classes, 1).to(self.context.device)
+        return self.readout.scores(features, self._spaces(batch.presence)).to(self.context.device)
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -195,10 +195,6 @@ class CrossModalMoE:
         ]
         sizes = {"experts": structure["experts"], "frozen": structure["frozen"], "top_k": self.params.shape.top_k}
         return {**sizes, **self._routing, "routed": routed}
-
-    @property
-    def _owner(self) -> Tensor:
-        return torch.tensor(self.context.index.class_of_group)
 
     def _classification(self, output: Output, batch: Batch, *, alone: bool) -> Tensor:
         if not alone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, cast
 
@@ -24,9 +25,9 @@ from store.types import Modality, PalimpsestError
 
 A, V, I = Modality.AUDIO, Modality.VIDEO, Modality.IMU  # noqa: E741
 SPECS = {
-    A: TinySpec(A, patch=5, grid=(12,), cells=(2,), dim=16, depth=4, heads=2),
-    V: TinySpec(V, patch=7, grid=(2, 3, 2), cells=(2, 1, 1), dim=24, depth=8, heads=2),
-    I: TinySpec(I, patch=6, grid=(10,), cells=(2,), dim=16, depth=5, heads=2),
+    A: TinySpec(A, patch=(5,), grid=(12,), cells=(2,), dim=16, depth=4, heads=2),
+    V: TinySpec(V, patch=(4, 2), grid=(2, 3, 2), cells=(2, 1, 1), thumbnail=(2, 1), dim=24, depth=8, heads=2),
+    I: TinySpec(I, patch=(6,), grid=(10,), cells=(2,), dim=16, depth=5, heads=2),
 }
 STAGES, CONTEXT = 2, 12
 
@@ -67,7 +68,7 @@ def make_batch(backbones: dict[Modality, TinyBackbone], stages: int = STAGES) ->
     for m, backbone in backbones.items():
         n = torch.tensor([backbone.tokens, 3, 7, backbone.tokens, 4])[:, None]
         masks[m] = torch.arange(backbone.tokens) < n
-        h = backbone.stem(torch.randn(5, backbone.tokens, backbone.spec.patch), masks[m])
+        h = backbone.stem(torch.randn(5, backbone.tokens, math.prod(backbone.spec.patch)), masks[m])
         for depth, block in enumerate(backbone.blocks):
             if depth == trunk[m]:
                 tokens[m] = h
