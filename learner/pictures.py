@@ -29,12 +29,12 @@ def depth_picture(depth: np.ndarray) -> np.ndarray:
     return np.repeat((255 * near).round().astype(np.uint8)[..., None], 3, 2)
 
 
-def pixels(data: bytes, size: int) -> np.ndarray:
-    """A JPEG or PNG -> float32 ``[size, size, 3]`` in [-1, 1], scaled by an antialiased bilinear filter.
+def pixels(data: bytes | np.ndarray, size: int) -> np.ndarray:
+    """A JPEG, PNG or decoded picture -> float32 ``[size, size, 3]`` in [-1, 1], by an antialiased bilinear filter.
 
     Decoding gives Pillow's values, scaling those to a step of 255 (two where it enlarges), both in half of its time.
     """
-    picture = decoded(data)
+    picture = decoded(data) if isinstance(data, bytes) else data
     if picture.shape != (size, size, 3):
         whole = torch.from_numpy(picture).permute(2, 0, 1)[None]
         picture = F.interpolate(whole, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learner.pictures import pixels
+from learner.pictures import depth_picture, pixels
 from learner.torchaudio_cpu import torchaudio
 from store.types import Hertz, Modality, Sample
 
@@ -62,6 +62,7 @@ SPECS = {
             version=3,
         ),
         TinySpec(Modality.IMAGE, patch=(8, 8, 3), grid=(8, 8), cells=(2, 2), version=2),
+        TinySpec(Modality.DEPTH, patch=(8, 8), grid=(8, 8), cells=(2, 2)),
         TinySpec(Modality.IMU, patch=(8, 6), grid=(40,), cells=(4,)),
         TinySpec(Modality.TEXT, patch=(256,), grid=(48,), cells=(1,)),
     )
@@ -91,6 +92,11 @@ def image_patches(image: bytes) -> np.ndarray:
     return pixels(image, 64).reshape(8, 8, 8, 8, 3).transpose(0, 2, 1, 3, 4).reshape(64, -1)
 
 
+def depth_patches(depth: np.ndarray) -> np.ndarray:
+    """uint16 mm ``[H, W]`` -> ``[64, 64]``: 8 x 8 patches of 8 x 8 values from -1, 10 m or no return, to 1, nearest."""
+    return pixels(depth_picture(depth), 64)[..., 0].reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, -1)
+
+
 def imu_patches(imu: np.ndarray) -> np.ndarray:
     """float32 ``[T, 6]`` at 50 Hz -> ``[n, 48]`` of 8 steps; acceleration in g/2, rates in 4 rad/s, centred."""
     scaled = (imu - imu.mean(0)) / np.array([4.9] * 3 + [4.0] * 3, np.float32)
@@ -115,6 +121,7 @@ _PATCHES: dict[Modality, Callable[[Sample], np.ndarray]] = {
     Modality.AUDIO: lambda sample: log_mel(sample.audio),  # type: ignore[arg-type]
     Modality.VIDEO: lambda sample: frame_patches(sample.frames),
     Modality.IMAGE: lambda sample: image_patches(sample.image),  # type: ignore[arg-type]
+    Modality.DEPTH: lambda sample: depth_patches(sample.depth),  # type: ignore[arg-type]
     Modality.IMU: lambda sample: imu_patches(sample.imu),  # type: ignore[arg-type]
     Modality.TEXT: lambda sample: word_patches(sample.text or ""),
 }
