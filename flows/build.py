@@ -19,7 +19,7 @@ from learner.modules.encoder import trunk_depths
 from learner.trainer import Settings, Trainer
 from store.lake import Lake
 from store.ledger import Ledger
-from store.types import Modality
+from store.types import Modality, PalimpsestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,16 @@ def device() -> torch.device:
 
 
 def run(recipe: Recipe, *, method: str | None, seed: int, overridden: bool) -> Run:
-    """The run that a recipe, a method and a seed name."""
+    """The run that a recipe, a method and a seed name.
+
+    Raises:
+        PalimpsestError: the recipe has settings for a method that does not exist.
+    """
     spec = recipe.learner
     chosen = method or spec.method
-    params = spec.params if chosen == spec.method else {}
+    if strange := sorted(spec.baselines.keys() - registry.METHODS):
+        raise PalimpsestError(f"learner.baselines names {', '.join(strange)}; there are: {', '.join(registry.METHODS)}")
+    params = spec.baselines.get(chosen, {}) | (spec.params if chosen == spec.method else {})
     settings = Settings(
         method=chosen,
         seed=seed,
@@ -62,10 +68,10 @@ def run(recipe: Recipe, *, method: str | None, seed: int, overridden: bool) -> R
         **{
             name: getattr(spec, name)
             for name in type(spec).model_fields
-            if name not in ("method", "params", "backbones")
+            if name not in ("method", "params", "baselines", "backbones")
         },
     )
-    learner = spec.model_dump(exclude={"max_damaged"})  # what is skipped makes no other run
+    learner = spec.model_dump(exclude={"max_damaged", "baselines"})  # skipping, or settings for others, change no run
     described = {"dataset": recipe.dataset, "stream": recipe.stream.model_dump(), "learner": learner}
     text = json.dumps({**described, "method": chosen, "params": params, "overridden": overridden}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ METRICS = ("average_accuracy", "last_accuracy", "forgetting", "bwt")
 COSTS = ("memory_bytes", "trained_parameters", "seconds")
 NEEDS_MEMORY = "n/a: it rehearses exemplars"
 NOT_TESTED = "n/a: the stream has no test split"
+FAILED = "{} of its seeds failed"
 KEEPS_NONE = "it keeps no exemplars: one run a seed for all memories"
 UNPAIRED = "no difference: it was measured on other samples than {}, which `palimpsest evaluate` mends"
+DIED = "the process of a trial died: is there too little memory for so many --workers?"
 SKIPPED = "{} samples skipped as damaged"
 _ASKED = "WITH asked AS (SELECT unnest($runs) AS run_id, unnest($memories) AS memory)"
 _TESTED = "split = 'test' AND protocol = headline(scenario) AND modalities = 'all'"
@@ -50,6 +53,14 @@ _DAMAGED = f"""
     FROM asked JOIN runs USING (run_id) JOIN events ON subject = run_id AND kind = 'damaged' GROUP BY ALL
 """
 Progress = Callable[[str, int, int], None]
+
+
+class TrialsFailedError(PalimpsestError):
+    """Some trials failed; `table` is what the others came to."""
+
+    def __init__(self, message: str, table: list[dict[str, Any]]):
+        super().__init__(message)
+        self.table = table
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +114,8 @@ def compare(
         ends of its 95 % bootstrap interval over recordings. ``note`` says why figures are absent.
 
     Raises:
-        PalimpsestError: no such method, nothing to learn from, or trials that failed; the others are kept.
+        PalimpsestError: no such method, or nothing to learn from.
+        TrialsFailedError: some trials failed; it holds the table of the others, which are kept.
     """
     recipe = name if isinstance(name, Recipe) else load_recipe(name)
     changed = override(recipe, overrides)
@@ -117,11 +129,20 @@ def compare(
     }
     ledger = Ledger(lake)
     stream.seal(ledger, changed)
-    while left := _unfinished(ledger, changed.name, trials):  # what is sealed meanwhile is learnt by all
+    failed: dict[Trial, Exception] = {}
+    while not failed and (left := _unfinished(ledger, changed.name, trials)):  # all learn what is sealed meanwhile
         _prepare(lake, ledger, changed, left[0], progress)
-        _run(lake, recipe, left, overrides, workers, progress)
+        failed = _run(lake, recipe, left, overrides, workers, progress)
     write_catalog(lake)
-    return _table(ledger, trials, cells, asked, against or changed.learner.method)
+    table = _table(ledger, trials, failed, cells, asked, against or changed.learner.method)
+    if failed:
+        told = "\n".join(f"{t.method}, memory {t.memory}, seed {t.seed}: {_said(error)}" for t, error in failed.items())
+        raise TrialsFailedError(
+            f"{len(failed)} of {len(trials)} trials failed; the others are kept, and the same command tries again "
+            f"what is missing.\n{told}",
+            table,
+        )
+    return table
 
 
 def _used(method: str, memory: int) -> int | None:
@@ -158,18 +179,14 @@ def _prepare(lake: Lake, ledger: Ledger, recipe: Recipe, trial: Trial, progress:
 
 def _run(
     lake: Lake, recipe: Recipe, trials: Sequence[Trial], overrides: Sequence[str], workers: int, progress: Progress
-) -> None:
+) -> dict[Trial, Exception]:
+    """Learn `trials`; returns those that failed, and of what."""
     failed = {}
     for done, (trial, error) in enumerate(_outcomes(lake, recipe, trials, overrides, workers), 1):
         progress("trials", done, len(trials))
         if error:
             failed[trial] = error
-    if failed:
-        told = "\n".join(f"{t.method}, memory {t.memory}, seed {t.seed}: {_said(error)}" for t, error in failed.items())
-        raise PalimpsestError(
-            f"{len(failed)} of {len(trials)} trials failed; the others are kept, and the same command tries again "
-            f"what is missing.\n{told}"
-        )
+    return failed
 
 
 def _outcomes(
@@ -185,12 +202,8 @@ def _outcomes(
     try:
         futures: dict[Future[Exception | None], Trial] = {pool.submit(_learn, *job): t for t, job in jobs.items()}
         for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise PalimpsestError(
-            "the process of a trial died: is there too little memory for so many --workers? What was done is kept; "
-            "run the same command again."
-        ) from error
+            died = isinstance(future.exception(), BrokenProcessPool)  # which ends all that have not finished
+            yield futures[future], PalimpsestError(DIED) if died else future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -210,11 +223,14 @@ def _said(error: Exception) -> str:
 def _table(
     ledger: Ledger,
     trials: dict[str, Trial],
+    failed: Collection[Trial],
     cells: dict[tuple[str, int], int],
     asked: Sequence[tuple[str, int]],
     reference: str,
 ) -> list[dict[str, Any]]:
-    bound = {"runs": list(trials), "memories": [trial.memory for trial in trials.values()]}
+    learnt = {run_id: trial for run_id, trial in trials.items() if trial not in failed}
+    bound = {"runs": list(learnt), "memories": [trial.memory for trial in learnt.values()]}
+    failures = Counter((trial.method, trial.memory) for trial in failed)
     figures = {(found["method"], found["memory"]): found for found in ledger.rows(_FIGURES, bound)}
     credits: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for part in ledger.rows(_CREDITS, bound):
@@ -228,10 +244,12 @@ def _table(
         notes = []
         if (method, memory) not in cells:
             notes.append(NEEDS_MEMORY)
-        elif own not in figures:
+        elif own not in figures and not failures[own]:
             notes.append(NOT_TESTED)
         elif own[1] != memory:
             notes.append(KEEPS_NONE)
+        if failures[own]:
+            notes.append(FAILED.format(failures[own]))
         if own in damaged:
             notes.append(SKIPPED.format(damaged[own]))
         if own in credits and other in credits and own != other:

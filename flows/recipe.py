@@ -82,7 +82,9 @@ class StreamSpec(Part):
 class LearnerSpec(Part):
     """What learns, and how."""
 
-    backbones: dict[Modality, str] = Field(description="a backbone of the registry for each modality")
+    backbones: dict[Modality, str] = Field(
+        description="for each modality a backbone of the registry, or hub:CHECKPOINT"
+    )
     method: str = Field(default="crossmodal-moe", description="a method of learner.methods")
     epochs: int = Field(default=10, ge=1, description="passes over a task's samples; 1 is online learning")
     batch_size: int = Field(default=32, ge=1, description="samples a step")
@@ -101,6 +103,7 @@ class LearnerSpec(Part):
         description="multi predicts a set of labels beside the class, which is a sample's first label",
     )
     params: dict[str, Any] = Field(default={}, description="the method's own settings")
+    baselines: dict[str, dict[str, Any]] = Field(default={}, description="those of other methods, by name")
 
 
 class GateSpec(Part):
@@ -159,7 +162,7 @@ def datasets() -> tuple[str, ...]:
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """`recipe` with settings such as ``learner.epochs=3`` or ``learner.params.experts=8``; values are YAML.
+    """`recipe` with settings such as ``learner.epochs=3`` or ``learner.baselines.ewc.penalty=10``; values are YAML.
 
     Raises:
         PalimpsestError: a setting is not ``key=value``, or the recipe has no such field.
@@ -172,9 +175,9 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             raise PalimpsestError(f"{setting!r} is not a setting: write key=value, such as learner.epochs=3")
         place = data
         for parent in parents:
-            if not isinstance(place.get(parent), dict):
-                raise PalimpsestError(f"{path} is no field of recipe {recipe.name}: there is no {parent}")
-            place = place[parent]
+            place = place.setdefault(parent, {})  # what has no place in a recipe is refused below
+            if not isinstance(place, dict):
+                raise PalimpsestError(f"{path} is no field of recipe {recipe.name}: {parent} has none")
         try:
             place[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from tempfile import TemporaryFile
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -194,16 +195,21 @@ class TrunkFeatures:
     ) -> None:
         parts: dict[Modality, list[Features]] = {modality: [] for modality in folders}
         keys: list[str] = []
-        for names, patches in ahead(partial(self._decoded, copies=copies), _pieces(examples), self.workers):
-            keys += names
-            for modality, one in patches.items():
-                parts[modality].append(self._run(modality, one))
-        for modality, target in folders.items():
-            found = _joined(parts[modality])
-            with new_folder(target) as folder:
+        with ExitStack() as stack:
+            made = {modality: stack.enter_context(new_folder(target)) for modality, target in folders.items()}
+            files = {modality: stack.enter_context(TemporaryFile(dir=folder)) for modality, folder in made.items()}
+            for names, patches in ahead(partial(self._decoded, copies=copies), _pieces(examples), self.workers):
+                keys += names
+                for modality, one in patches.items():
+                    found = self._run(modality, one)
+                    files[modality].write(found.tokens.tobytes())  # a shard's do not all fit into memory
+                    parts[modality].append(found._replace(tokens=found.tokens[:0]))
+            for modality, folder in made.items():
+                found, backbone = _joined(parts[modality]), self.backbones[modality]
                 np.save(folder / "length.npy", found.length)
-                np.save(folder / "tokens.npy", found.tokens[:, : max(1, found.length.max(initial=0))])
                 np.save(folder / "pooled.npy", found.pooled)
+                shape = (len(keys), backbone.tokens, backbone.dim)
+                _copy_tokens(files[modality], shape, max(1, found.length.max(initial=0)), folder / "tokens.npy")
                 (folder / "keys.txt").write_text("\n".join(keys))
                 if len(keys) < len(examples):
                     (folder / "damaged").touch()
@@ -259,6 +265,9 @@ class TrunkFeatures:
     @torch.inference_mode()
     def _run(self, modality: Modality, patches: Sequence[np.ndarray | None]) -> Features:
         backbone, n = self.backbones[modality], len(patches)
+        at_once = getattr(backbone, "at_once", COMPUTE_BATCH)
+        if n > at_once:
+            return _joined([self._run(modality, patches[i : i + at_once]) for i in range(0, n, at_once)])
         width = next((p.shape[1] for p in patches if p is not None), None)
         if width is None:
             return Features(
@@ -266,8 +275,8 @@ class TrunkFeatures:
                 np.zeros((n, backbone.tokens, backbone.dim), np.float16),
                 np.zeros((n, backbone.pooled_dim), np.float32),
             )
-        x = np.zeros((COMPUTE_BATCH, backbone.tokens, width), np.float32)
-        length = np.zeros(COMPUTE_BATCH, np.int64)
+        x = np.zeros((at_once, backbone.tokens, width), np.float32)
+        length = np.zeros(at_once, np.int64)
         for i, p in enumerate(patches):
             if p is not None:
                 x[i, : len(p)], length[i] = p, len(p)
@@ -280,6 +289,17 @@ class TrunkFeatures:
                 trunk = h
         pooled = backbone.pool(h, mask)
         return Features(length[:n], trunk[:n].half().cpu().numpy(), pooled[:n].float().cpu().numpy())
+
+
+def _copy_tokens(file: BinaryIO, shape: tuple[int, int, int], longest: int, target: Path) -> None:
+    """Write the float16 states ``[n, N, D]`` that `file` holds as an array file ``[n, longest, D]``."""
+    n, N, D = shape
+    file.seek(0)
+    with open(target, "wb") as out:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (n, int(longest), D)}
+        np.lib.format.write_array_header_1_0(out, header)
+        for _ in range(n):
+            out.write(file.read(2 * N * D)[: 2 * longest * D])
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -57,8 +57,8 @@ def pretrain(
     torch.manual_seed(int(generator("pretrain", name, seed).integers(2**63)))
     model = TinyBackbone(SPECS[name]).to(device)
     patches, mask = _gather(model, examples)
-    hidden = nn.Parameter(torch.randn(model.dim, device=device) * 0.02)
-    decoder = nn.Linear(model.dim, model.spec.patch).to(device)
+    hidden = nn.Parameter(torch.randn(model.spec.dim, device=device) * 0.02)
+    decoder = nn.Linear(model.spec.dim, math.prod(model.spec.patch)).to(device)
     parameters = [*model.parameters(), *decoder.parameters(), hidden]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
     for step in range(steps):
@@ -104,7 +104,7 @@ def _gather(model: TinyBackbone, examples: Sequence[Example]) -> tuple[Tensor, T
         raise PalimpsestError(f"nothing to pre-train {model.name} on: no sample has {Modality(model.modality)}")
     rows = [model.patches(sample) for sample in pipeline(wanted)]
     longest = max(map(len, rows))
-    x = np.zeros((len(rows), longest, model.spec.patch), np.float32)
+    x = np.zeros((len(rows), longest, rows[0].shape[1]), np.float32)
     for i, row in enumerate(rows):
         x[i, : len(row)] = row
     lengths = torch.tensor([len(row) for row in rows])

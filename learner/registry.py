@@ -16,6 +16,7 @@ from learner.methods.base import Context, Method, UseOfExemplars
 from store.lake import Lake
 from store.types import Modality, PalimpsestError
 
+HUB = "hub:"
 METHODS = {
     "crossmodal-moe": ("learner.methods.crossmodal_moe", "CrossModalMoE"),
     "finetune": ("learner.methods.finetune", "Finetune"),
@@ -40,7 +41,9 @@ def backbone(name: str, lake: Lake, device: torch.device) -> Backbone:
         PalimpsestError: no such backbone, or no weights for it.
     """
     if name not in SPECS:
-        raise PalimpsestError(f"no backbone is called {name!r}; there are: {', '.join(sorted(SPECS))}")
+        raise PalimpsestError(
+            f"no backbone is called {name!r}; there are: {', '.join(sorted(SPECS))}, {HUB}NAME_OR_FOLDER"
+        )
     own = lake.backbones / f"{name}.safetensors"
     shipped = resources.files("learner.backbones") / f"weights/{name}.safetensors"
     if own.exists():
@@ -84,15 +87,20 @@ def _method(name: str) -> Any:
 
 
 def backbones(names: Mapping[str, str], lake: Lake, device: torch.device) -> dict[Modality, Backbone]:
-    """The backbones of a recipe, by modality; a family's name (`tiny`) stands for its member of that modality.
+    """The backbones of a recipe, by modality.
+
+    A family's name (`tiny`) stands for its member of that modality, `hub:NAME_OR_FOLDER` for a transformers checkpoint.
 
     Raises:
         PalimpsestError: a backbone is not for the modality that it is named for.
     """
-    found = {
-        Modality(modality): backbone(name if name in SPECS else f"{name}-{modality}", lake, device)
-        for modality, name in names.items()
-    }
+    found: dict[Modality, Backbone] = {}
+    for modality, name in names.items():
+        if name.startswith(HUB):
+            hub = import_module("learner.backbones.hub")  # transformers is an extra
+            found[Modality(modality)] = hub.load(name.removeprefix(HUB), Modality(modality), lake).to(device)
+        else:
+            found[Modality(modality)] = backbone(name if name in SPECS else f"{name}-{modality}", lake, device)
     for modality, model in found.items():
         if model.modality is not modality:
             raise PalimpsestError(f"backbone {model.name} is for {model.modality}, the recipe names it for {modality}")

@@ -196,9 +196,11 @@ class Trainer:
                 )
                 if isinstance(self.method, Recalls):
                     self.method.recall(Examples(self.features, self.memory, self.index))
-            self.measure([*earlier, task])
+            seen = [*earlier, task]
+            self.measure(seen)
             name = snapshot_id(self.run_id, task.number)
-            detail = {"loss": losses, "samples": len(train), **self.method.explain()}
+            sizes = {"samples": len(train), "backbone_parameters": self.frozen_parameters}
+            detail = {"loss": losses, **sizes, **self.method.explain(seen)}
             event = {"event": f"learned {name}", "kind": "learned", "subject": name, "detail": json.dumps(detail)}
             self.ledger.append("events", [{**event, "seconds": time.monotonic() - begun}])
             self._save(task)

@@ -77,6 +77,63 @@ SELECT n.run_id, arg_max(n.memory_bytes, n.after_task) AS memory_bytes,
 FROM snapshots n LEFT JOIN events e ON e.kind = 'learned' AND e.subject = n.snapshot_id
 GROUP BY ALL;
 
+-- What a method told of each task that it learned; what it did not tell is null.
+CREATE OR REPLACE VIEW learned AS
+SELECT n.run_id, r.stream, r.method, r.seed, n.after_task, n.parameters, n.trained_parameters, unnest(e.told)
+FROM (
+    SELECT subject, TRY_CAST(TRY_CAST(detail AS JSON) AS STRUCT(
+        loss MAP(VARCHAR, DOUBLE[]), backbone_parameters BIGINT, top_k BIGINT, experts MAP(VARCHAR, BIGINT),
+        frozen MAP(VARCHAR, BIGINT[]), gate_mass MAP(VARCHAR, DOUBLE[]), gate_entropy MAP(VARCHAR, DOUBLE),
+        routed STRUCT(on_task BIGINT, split VARCHAR, gate_mass MAP(VARCHAR, DOUBLE[]), gate_entropy MAP(VARCHAR, DOUBLE))[]
+    )) AS told
+    FROM events WHERE kind = 'learned'
+) e JOIN snapshots n ON n.snapshot_id = e.subject JOIN runs r USING (run_id);
+
+-- Each weighted term of the loss: its mean over the steps of an epoch.
+CREATE OR REPLACE VIEW loss_terms AS
+SELECT run_id, stream, method, seed, after_task, generate_subscripts(term.value, 1) AS epoch, term.key AS term,
+    unnest(term.value) AS value
+FROM (SELECT * EXCLUDE (loss), unnest(map_entries(loss)) AS term FROM learned);
+
+-- Parameters after each task: all of them, backbones included; those that can still be trained; those that came with the task
+-- (in the first one, all beside the backbones'). frozen_share = frozen experts / experts, over all adapters.
+CREATE OR REPLACE VIEW parameter_count AS
+SELECT run_id, stream, method, seed, after_task, parameters, trained_parameters,
+    parameters - coalesce(
+        lag(parameters) OVER (PARTITION BY run_id ORDER BY after_task), backbone_parameters
+    ) AS new_parameters,
+    list_sum(map_values(experts))::BIGINT AS experts,
+    list_sum(list_transform(map_values(frozen), lambda f: len(f))) / list_sum(map_values(experts)) AS frozen_share
+FROM learned;
+
+-- Where each adapter (modality-stage) sent the samples that have its modality: the training samples of the task just learned,
+-- by which experts are frozen, and held-out ones of every task seen. gate_mass is each expert's share of all gates.
+-- gate_entropy = mean over the samples of the entropy of their K gates, / ln K: 1 where K experts count alike for a sample, 0
+-- where one decides. load_balance = entropy of gate_mass, / ln E: 1 where all E experts are used alike, 0 where one is.
+CREATE OR REPLACE VIEW routing AS
+WITH measured AS (
+    SELECT *, unnest(list_prepend({
+        'on_task': after_task, 'split': 'train', 'gate_mass': gate_mass, 'gate_entropy': gate_entropy
+    }, coalesce(routed, []))) AS m
+    FROM learned
+), by_adapter AS (
+    SELECT *, unnest(map_entries(m.gate_mass)) AS adapter FROM measured
+), shares AS (
+    SELECT *, list_transform(adapter.value, lambda v: v / list_sum(adapter.value)) AS p
+    FROM by_adapter WHERE list_sum(adapter.value) > 0
+)
+SELECT run_id, stream, method, seed, after_task, m.on_task, m.split, split_part(adapter.key, '-', 1) AS modality,
+    split_part(adapter.key, '-', 2)::BIGINT AS stage, m.gate_entropy[adapter.key] / nullif(ln(top_k), 0) AS gate_entropy,
+    list_sum(list_transform(p, lambda v: CASE WHEN v > 0 THEN -v * ln(v) ELSE 0 END)) / nullif(ln(len(p)), 0) AS load_balance,
+    p AS gate_mass, coalesce(frozen[adapter.key], []) AS frozen
+FROM shares;
+
+-- routing, one row an expert; experts are numbered from 0.
+CREATE OR REPLACE VIEW expert_use AS
+SELECT * EXCLUDE (gate_entropy, load_balance, gate_mass, frozen), gate_mass[expert + 1] AS gate_mass,
+    list_contains(frozen, expert) AS frozen
+FROM (SELECT *, unnest(range(len(gate_mass))) AS expert FROM routing);
+
 -- What each recording brings to a run's average_accuracy, which is the sum over on_task of sum(credit) / sum(samples): with
 -- T steps, a right answer after task t is worth 1 / (T * tasks measured then). Figures are resampled by recording from this.
 CREATE OR REPLACE VIEW recording_credit AS

@@ -29,6 +29,10 @@ WHERE protocol = 'retrieval' AND modalities = 'all' AND split = 'test' ORDER BY 
 SELECT label, predicted, count(*) AS times FROM predictions
 WHERE label <> predicted AND protocol = 'classifier' AND modalities = 'all' GROUP BY ALL ORDER BY times DESC LIMIT 20;
 
+-- Which experts serve which task?
+SELECT run_id, after_task, modality, stage, expert, frozen, list(round(gate_mass, 2) ORDER BY on_task) AS gate_mass_on_task
+FROM expert_use WHERE split = 'val' GROUP BY ALL ORDER BY ALL;
+
 -- What was promoted or refused, and why?
 SELECT recorded_at, stream, after_task, verdict, reason FROM promotions ORDER BY recorded_at DESC LIMIT 20;
 

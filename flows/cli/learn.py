@@ -81,28 +81,37 @@ def compare(
 
     All are trials, never promoted. What the ledger holds is not run again; killed and started again, it goes on.
     Figures are of the test split, mean ± standard deviation over seeds; the difference is in average accuracy from
-    the method held against, with its 95 % bootstrap interval over recordings.
+    the method held against, with its 95 % bootstrap interval over recordings. `--set learner.baselines.ewc.penalty=10`
+    is a setting of one method, `learner.params` those of the recipe's own.
     """
+    from flows.compare import TrialsFailedError
     from flows.compare import compare as run
+
+    def tell_all(rows: list[dict[str, Any]]) -> None:
+        shown = [_compared(row) for row in rows] if form == "table" else rows
+        show(list(shown[0]), shown, form)
 
     try:
         counts = [int(number) for number in _listed(memories)]
     except ValueError as error:
         raise click.BadParameter(f"{memories!r} is no list of numbers such as 0,200", param_hint="--memory") from error
-    with bars() as tell:
-        rows = run(
-            lake,
-            stream,
-            methods=_listed(methods),
-            seeds=seeds,
-            memories=counts,
-            against=against,
-            overrides=overrides,
-            workers=workers,
-            progress=tell,
-        )
-    shown = [_compared(row) for row in rows] if form == "table" else rows
-    show(list(shown[0]), shown, form)
+    try:
+        with bars() as tell:
+            rows = run(
+                lake,
+                stream,
+                methods=_listed(methods),
+                seeds=seeds,
+                memories=counts,
+                against=against,
+                overrides=overrides,
+                workers=workers,
+                progress=tell,
+            )
+    except TrialsFailedError as error:
+        tell_all(error.table)
+        raise
+    tell_all(rows)
 
 
 def _listed(text: str) -> list[str]:

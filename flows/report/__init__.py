@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from itertools import groupby
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from flows.report.svg import Line, chart
+from flows.report.svg import Cell, Line, chart, heatmap
 from flows.report.thumbnails import thumbnail
 from store.champions import champion
 from store.lake import Lake, put
@@ -47,10 +46,19 @@ QUERIES = {
         SELECT run_id, modalities, 'accuracy', last_accuracy FROM stream_summary
         WHERE {MEASURED} AND protocol = 'retrieval'
         ORDER BY run_id, modalities <> 'all', contains(modalities, '>'), modalities, metric""",
-    "learned": """
-        SELECT n.run_id, n.after_task, e.detail, e.seconds FROM events e JOIN snapshots n ON n.snapshot_id = e.subject
-        JOIN runs r ON r.run_id = n.run_id WHERE e.kind = 'learned' AND r.stream = $stream
-        ORDER BY n.run_id, n.after_task""",
+    "experts": """
+        SELECT run_id, modality, stage, expert, on_task, gate_mass, frozen FROM expert_use WHERE stream = $stream
+        QUALIFY rank() OVER (PARTITION BY run_id, on_task ORDER BY after_task DESC, split DESC) = 1
+        ORDER BY run_id, modality, stage, expert, on_task""",
+    "growth": """
+        SELECT p.run_id, p.after_task, p.parameters, p.trained_parameters, p.new_parameters, p.experts, p.frozen_share,
+            avg(r.gate_entropy) AS gate_entropy, avg(r.load_balance) AS load_balance
+        FROM parameter_count p LEFT JOIN routing r
+            ON r.run_id = p.run_id AND r.after_task = p.after_task AND r.split = 'val'
+        WHERE p.stream = $stream GROUP BY ALL ORDER BY p.run_id, p.after_task""",
+    "losses": """
+        SELECT run_id, term, after_task, epoch, value FROM loss_terms WHERE stream = $stream
+        ORDER BY run_id, term, after_task, epoch""",
     "gate": """
         SELECT recorded_at, snapshot_id, after_task, verdict, reason FROM promotions
         WHERE stream = $stream ORDER BY promotion""",
@@ -102,7 +110,7 @@ def report(lake: Lake, stream: str, *, out: Path | None = None) -> Path:
     nearest = _nearest(ledger, known[stream]["dataset"], in_use) if in_use else []
     literals = {"$stream": stream, "$snapshot": in_use or ""}
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(percent=_percent, number=lambda value: "–" if value is None else f"{value:,}")
+    page.filters.update(percent=_percent, number=_told("{:,}"), share=_told("{:.2f}"))
     text = page.from_string(Path(__file__).with_name("report.html").read_text()).render(
         **_view(known[stream], found, in_use),
         nearest=nearest,
@@ -137,10 +145,8 @@ def _view(stream: Row, found: Mapping[str, list[Row]], in_use: str | None) -> di
     names = _run_names(found["summary"])
     tasks = [row["task_name"] for row in found["tasks"]]
     steps, matrix, ablation, lineage = (_by_run(found[name]) for name in ("steps", "matrix", "ablation", "lineage"))
-    learned = {
-        run: [{**row, **json.loads(row["detail"])} for row in rows] for run, rows in _by_run(found["learned"]).items()
-    }
-    told = next((run for run in order if any(row["loss"] for row in learned.get(run, ()))), None)
+    experts, losses = _by_run(found["experts"]), _by_run(found["losses"])
+    told = next((run for run in order if run in experts or run in losses), None)
     kinds = {row["run_id"]: row["method"] for row in found["summary"]}
     lines = [
         Line(names[run], [(row["after_task"], row["step_accuracy"]) for row in steps[run]], kinds[run], run == best)
@@ -161,8 +167,9 @@ def _view(stream: Row, found: Mapping[str, list[Row]], in_use: str | None) -> di
         "ablation": {run: _subsets(ablation[run]) for run in order if run in ablation},
         "retrieval": {run: _by_metric(rows) for run, rows in _by_run(found["retrieval"]).items() if run in order},
         "told": told,
-        "losses": _losses(learned[told]) if told else {},
-        "experts": _experts(learned[told]) if told else {},
+        "experts": _experts(experts.get(told or "", [])),
+        "growth": _by_run(found["growth"]).get(told or "", []),
+        "losses": _losses(losses.get(told or "", [])),
         "lineage": lineage.get(best or told or "", []),
         "quarantine": found["quarantine"],
     }
@@ -198,41 +205,46 @@ def _by_metric(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
     return table
 
 
-def _losses(learned: Iterable[Row]) -> dict[str, str]:
-    """A chart of each loss term over the epochs of all tasks, one line a task."""
-    terms: dict[str, list[Line]] = {}
-    begun, ticks = 0, {}
-    for row in learned:
-        ticks[begun + 1] = str(row["after_task"])
-        for term, values in row["loss"].items():
-            points = [(begun + epoch, value) for epoch, value in enumerate(values, 1)]
-            terms.setdefault(term, []).append(Line(f"{term}, task {row['after_task']}", points))
-        begun += max(map(len, row["loss"].values()), default=0)
-    return {
-        term: chart(lines, ticks=ticks, span=(1, begun), width=330, height=150, legend=False)
-        for term, lines in terms.items()
-    }
-
-
-def _experts(learned: Iterable[Row]) -> dict[str, list[list[tuple[float, bool] | None]]]:
-    """For each adapter a row an expert and a column a task: its share of the gates' mass, and whether it is frozen."""
-    tasks = [row for row in learned if row.get("gate_mass")]
-    table = {}
-    for adapter in tasks[-1]["gate_mass"] if tasks else ():
-        masses = [row["gate_mass"].get(adapter, []) for row in tasks]
-        frozen = [set(row.get("frozen", {}).get(adapter, ())) for row in tasks]
-        table[adapter] = [
-            [
-                (mass[e] / (sum(mass) or 1), e in ice) if e < len(mass) else None
-                for mass, ice in zip(masses, frozen, strict=True)
-            ]
-            for e in range(max(map(len, masses)))
+def _experts(rows: Iterable[Row]) -> dict[str, str]:
+    """A map for each adapter: a row an expert, a column a task."""
+    maps: dict[str, str] = {}
+    for (modality, stage), use in groupby(rows, key=lambda row: (row["modality"], row["stage"])):
+        cells = [
+            Cell(
+                (row["on_task"], row["expert"]),
+                row["gate_mass"],
+                f"expert {row['expert']}, task {row['on_task']}: {_percent(row['gate_mass'])} %"
+                + (", frozen" if row["frozen"] else ""),
+                row["frozen"],
+            )
+            for row in use
         ]
-    return table
+        maps[f"{modality}, stage {stage}"] = heatmap(cells)
+    return maps
+
+
+def _losses(rows: Sequence[Row]) -> dict[str, str]:
+    """A chart of each loss term over the epochs of all tasks, one line a task."""
+    epochs: dict[int, int] = {}
+    for row in rows:
+        epochs[row["after_task"]] = max(row["epoch"], epochs.get(row["after_task"], 0))
+    begun = dict(zip(sorted(epochs), accumulate((epochs[task] for task in sorted(epochs)), initial=0), strict=False))
+    terms: dict[str, list[Line]] = {}
+    for (term, task), values in groupby(rows, key=lambda row: (row["term"], row["after_task"])):
+        points = [(begun[task] + row["epoch"], row["value"]) for row in values]
+        terms.setdefault(term, []).append(Line(f"{term}, task {task}", points))
+    ticks, span = {before + 1: str(task) for task, before in begun.items()}, (1, sum(epochs.values()))
+    return {
+        term: chart(lines, ticks=ticks, span=span, width=330, height=150, legend=False) for term, lines in terms.items()
+    }
 
 
 def _by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return {run: list(group) for run, group in groupby(rows, key=lambda row: row["run_id"])}
+
+
+def _told(form: str) -> Callable[[float | None], str]:
+    return lambda value: "–" if value is None else form.format(value)
 
 
 def _percent(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Line charts and small drawings of signals as inline SVG."""
+"""Line charts, heat maps and small drawings of signals as inline SVG."""
 
 from __future__ import annotations
 
@@ -85,6 +85,44 @@ def chart(
         drawn.append(f'<text x="{x + 24:.0f}" y="{y}">{escape(kind)}</text>')
     whole = height + (ROW * -(-len(kinds) // columns) + 4 if legend else 0)
     return Markup(f'<svg viewBox="0 0 {width} {whole}" width="{width}" role="img">{"".join(drawn)}</svg>')
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A share from 0 to 1 at a place (column, row), what it tells when pointed at, and whether it is underlined."""
+
+    place: tuple[int, int]
+    share: float
+    title: str
+    mark: bool = False
+
+
+def heatmap(cells: Sequence[Cell], *, width: int = 26, height: int = 15) -> Markup:
+    """Shares as depths of colour, columns and rows in order and named by their numbers.
+
+    Args:
+        cells: any places may be left out.
+        width: of a cell, in pixels.
+        height: of a cell, in pixels.
+    """
+    columns, rows = (
+        {n: i for i, n in enumerate(sorted(set(axis)))} for axis in zip(*(c.place for c in cells), strict=True)
+    )
+    drawn = [f'<text x="16" y="{(i + 0.8) * height:.0f}" text-anchor="end">{n}</text>' for n, i in rows.items()]
+    foot = len(rows) * height + 14
+    drawn += [
+        f'<text x="{22 + (i + 0.5) * width:.0f}" y="{foot}" text-anchor="middle">{n}</text>' for n, i in columns.items()
+    ]
+    for cell in cells:
+        x, y = 22 + columns[cell.place[0]] * width, rows[cell.place[1]] * height
+        box = f'x="{x}" width="{width - 2}" fill="{COLOURS[0]}"'
+        drawn.append(
+            f'<rect {box} y="{y}" height="{height - 2}" fill-opacity="{0.04 + 0.96 * cell.share:.2f}">'
+            f"<title>{escape(cell.title)}</title></rect>"
+        )
+        if cell.mark:
+            drawn.append(f'<path class="mark" d="M{x} {y + height - 3}h{width - 2}"/>')
+    return _drawing("".join(drawn), 22 + len(columns) * width, foot + 4)
 
 
 def envelope(audio: np.ndarray, *, width: int, height: int) -> Markup:

@@ -38,6 +38,8 @@ class Backbone(Protocol):
         tokens: N of the longest input.
         blocks: the transformer's blocks, first to last.
 
+    A large one may say by an attribute `at_once` how many samples go through it together, else 32 do.
+
     Shapes: B batch, N tokens, F values in a patch, D width, P pooled width.
     """
 

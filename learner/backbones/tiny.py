@@ -1,7 +1,8 @@
 """The `tiny` family: small transformers that this project pre-trains itself by masked reconstruction.
 
-One network serves every modality; what differs is how a signal is cut into patches and how tokens are pooled.
-Shapes: B batch, N tokens, F values in a patch, D width, H heads, S pooling cells.
+One network serves every modality; what differs is how a signal is cut into patches and how tokens are pooled. A token
+may carry a thumbnail of its patch past the blocks: what reconstruction makes little of, as lips, is not lost.
+Shapes: B batch, N tokens, F values in a patch, D width, H heads, S pooling cells, T values in a thumbnail.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learner.pictures import pixels
+from learner.pictures import depth_picture, pixels
 from learner.torchaudio_cpu import torchaudio
 from store.types import Hertz, Modality, Sample
 
@@ -29,16 +30,19 @@ class TinySpec:
     """The shape of one tiny backbone.
 
     Attributes:
-        patch: F, values in a patch.
+        patch: the axes of a patch; their product is F.
         grid: patches along each axis, slowest first; a sequence has one axis and may be shorter.
         cells: pooling cells along each axis of `grid`.
+        thumbnail: the axes of a patch's thumbnail, whose values are means over blocks of the patch; none carries none.
+        dim: width of what the blocks work on; D is T more.
         version: raised whenever the preprocessing changes.
     """
 
     modality: Modality
-    patch: int
+    patch: tuple[int, ...]
     grid: tuple[int, ...]
     cells: tuple[int, ...]
+    thumbnail: tuple[int, ...] = ()
     dim: int = 128
     depth: int = 4
     heads: int = 4
@@ -48,11 +52,19 @@ class TinySpec:
 SPECS = {
     f"tiny-{spec.modality}": spec
     for spec in (
-        TinySpec(Modality.AUDIO, patch=4 * 64, grid=(80,), cells=(4,)),
-        TinySpec(Modality.VIDEO, patch=2 * 16 * 16 * 3, grid=(4, 4, 4), cells=(2, 2, 2), version=2),
-        TinySpec(Modality.IMAGE, patch=8 * 8 * 3, grid=(8, 8), cells=(2, 2), version=2),
-        TinySpec(Modality.IMU, patch=8 * 6, grid=(40,), cells=(4,)),
-        TinySpec(Modality.TEXT, patch=256, grid=(48,), cells=(1,)),
+        TinySpec(Modality.AUDIO, patch=(4, 64), grid=(80,), cells=(4,)),
+        TinySpec(
+            Modality.VIDEO,
+            patch=(2, 16, 16, 3),
+            grid=(4, 4, 4),
+            cells=(2, 2, 2),
+            thumbnail=(1, 2, 2, 3),
+            version=3,
+        ),
+        TinySpec(Modality.IMAGE, patch=(8, 8, 3), grid=(8, 8), cells=(2, 2), version=2),
+        TinySpec(Modality.DEPTH, patch=(8, 8), grid=(8, 8), cells=(2, 2)),
+        TinySpec(Modality.IMU, patch=(8, 6), grid=(40,), cells=(4,)),
+        TinySpec(Modality.TEXT, patch=(256,), grid=(48,), cells=(1,)),
     )
 }
 
@@ -80,6 +92,11 @@ def image_patches(image: bytes) -> np.ndarray:
     return pixels(image, 64).reshape(8, 8, 8, 8, 3).transpose(0, 2, 1, 3, 4).reshape(64, -1)
 
 
+def depth_patches(depth: np.ndarray) -> np.ndarray:
+    """uint16 mm ``[H, W]`` -> ``[64, 64]``: 8 x 8 patches of 8 x 8 values from -1, 10 m or no return, to 1, nearest."""
+    return pixels(depth_picture(depth), 64)[..., 0].reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, -1)
+
+
 def imu_patches(imu: np.ndarray) -> np.ndarray:
     """float32 ``[T, 6]`` at 50 Hz -> ``[n, 48]`` of 8 steps; acceleration in g/2, rates in 4 rad/s, centred."""
     scaled = (imu - imu.mean(0)) / np.array([4.9] * 3 + [4.0] * 3, np.float32)
@@ -104,32 +121,35 @@ _PATCHES: dict[Modality, Callable[[Sample], np.ndarray]] = {
     Modality.AUDIO: lambda sample: log_mel(sample.audio),  # type: ignore[arg-type]
     Modality.VIDEO: lambda sample: frame_patches(sample.frames),
     Modality.IMAGE: lambda sample: image_patches(sample.image),  # type: ignore[arg-type]
+    Modality.DEPTH: lambda sample: depth_patches(sample.depth),  # type: ignore[arg-type]
     Modality.IMU: lambda sample: imu_patches(sample.imu),  # type: ignore[arg-type]
     Modality.TEXT: lambda sample: word_patches(sample.text or ""),
 }
 
 
 class TinyBlock(nn.Module):
-    """A pre-norm transformer block in the halves that `backbones.base.Block` asks for."""
+    """A pre-norm transformer block in the halves that `backbones.base.Block` asks for; what lies beyond `dim` stays."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.dim, self.heads = dim, heads
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def attend(self, h: Tensor, mask: Tensor) -> Tensor:
         """``[B, N, D]`` and validity ``[B, N]`` -> ``[B, N, D]``; a sample without valid tokens attends to all."""
-        B, N, D = h.shape
-        q, k, v = self.qkv(self.norm1(h)).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, N, D/H]
+        B, N, D = *h.shape[:2], self.dim
+        q, k, v = (
+            self.qkv(self.norm1(h[..., :D])).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )  # each [B, H, N, D/H]
         keys = mask | ~mask.any(1, keepdim=True)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys[:, None, None])
-        return h + self.out(attended.transpose(1, 2).reshape(B, N, D))
+        return h + _beside(self.out(attended.transpose(1, 2).reshape(B, N, D)), h)
 
     def feed(self, h: Tensor) -> Tensor:
         """``[B, N, D]`` -> ``[B, N, D]``, without the residual."""
-        return self.down(F.gelu(self.up(self.norm2(h))))
+        return _beside(self.down(F.gelu(self.up(self.norm2(h[..., : self.dim])))), h)
 
 
 class TinyBackbone(nn.Module):
@@ -141,11 +161,12 @@ class TinyBackbone(nn.Module):
     def __init__(self, spec: TinySpec):
         super().__init__()
         self.spec, self.name, self.modality = spec, f"tiny-{spec.modality}", spec.modality
-        self.dim, self.tokens = spec.dim, math.prod(spec.grid)
+        carried = math.prod(spec.thumbnail) if spec.thumbnail else 0
+        self.dim, self.tokens = spec.dim + carried, math.prod(spec.grid)
         self.cells = math.prod(spec.cells)
-        self.pooled_dim = spec.dim * self.cells
+        self.pooled_dim = spec.dim * self.cells + carried * self.tokens
         self.digest = ""
-        self.embed = nn.Linear(spec.patch, spec.dim)
+        self.embed = nn.Linear(math.prod(spec.patch), spec.dim)
         self.blocks = nn.ModuleList(TinyBlock(spec.dim, spec.heads) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(spec.dim)
         self.register_buffer("positions", _positions(spec.grid, spec.dim), persistent=False)
@@ -157,10 +178,11 @@ class TinyBackbone(nn.Module):
 
     def stem(self, patches: Tensor, mask: Tensor) -> Tensor:
         """``[B, N, F]`` -> ``[B, N, D]``."""
-        return self.embed(patches) + self.positions[: patches.shape[1]]
+        h = self.embed(patches) + self.positions[: patches.shape[1]]
+        return torch.cat([h, self._thumbnails(patches)], 2) if self.spec.thumbnail else h
 
     def pool(self, h: Tensor, mask: Tensor) -> Tensor:
-        """``[B, N, D]`` -> ``[B, S D]``: the mean of the valid tokens in each cell of time (and space)."""
+        """``[B, N, D]`` -> ``[B, P]``: means of the valid tokens in each cell of time (and space), then thumbnails."""
         if len(self.spec.grid) == 1:  # cells of a sequence are equal parts of its valid length
             length = mask.sum(1, keepdim=True).clamp_min(1)
             index = torch.arange(h.shape[1], device=h.device)
@@ -170,7 +192,22 @@ class TinyBackbone(nn.Module):
         member = F.one_hot(cell, self.cells) * mask[..., None]  # [B, N, S]
         weights = member.transpose(1, 2).to(h.dtype)
         weights = weights / weights.sum(2, keepdim=True).clamp_min(1)
-        return (weights @ self.norm(h)).flatten(1)
+        pooled = (weights @ self.norm(h[..., : self.spec.dim])).flatten(1)
+        if not self.spec.thumbnail:
+            return pooled
+        carried = h[..., self.spec.dim :] * mask[..., None]
+        return torch.cat([pooled, F.pad(carried, (0, 0, 0, self.tokens - h.shape[1])).flatten(1)], 1)
+
+    def _thumbnails(self, patches: Tensor) -> Tensor:
+        """``[B, N, F]`` -> ``[B, N, T]``."""
+        blocks = [(t, p // t) for p, t in zip(self.spec.patch, self.spec.thumbnail, strict=True)]
+        cut = patches.reshape(*patches.shape[:2], *(n for block in blocks for n in block))
+        return cut.mean([3 + 2 * axis for axis in range(len(blocks))]).flatten(2)
+
+
+def _beside(added: Tensor, h: Tensor) -> Tensor:
+    """What a block adds to its part of `h`, and nothing to the rest."""
+    return F.pad(added, (0, h.shape[-1] - added.shape[-1]))
 
 
 _MEL: list[nn.Module] = []

@@ -2,8 +2,10 @@
 
 After AV-CIL (Pian et al. 2023). New classes compete among themselves on new samples and old ones on exemplars, the
 classes of each earlier task are distilled apart at T = 2 (both after SS-IL, Ahn et al. 2021), and representations of
-all pairs of modalities are contrasted by sample and by class at temperature 0.05, over new samples and exemplars. The
-paper also distils the maps of its audio-guided visual attention; the shared network has none such, and does without.
+all pairs of modalities are contrasted by sample and by class at temperature 0.05, over new samples and exemplars.
+The paper also pools what is seen by attention that what is heard guides, and distils its maps in space and time on
+exemplars. The shared network pools each modality by its frozen backbone and looks across only through the latents of
+its adapters: it has no such map, and this adaptation is without that term.
 """
 
 from __future__ import annotations

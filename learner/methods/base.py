@@ -89,8 +89,8 @@ class Method(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become what `state` describes."""
 
-    def explain(self) -> dict[str, Any]:
-        """Figures about the last task for the ledger, as JSON values."""
+    def explain(self, tasks: Sequence[Task]) -> dict[str, Any]:
+        """Figures about the last of `tasks`, all that were seen, as JSON values; `store/views.sql` reads them."""
 
 
 @runtime_checkable

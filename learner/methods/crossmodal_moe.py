@@ -5,7 +5,7 @@ After Chee, Hsu & Lee (ECAI 2025). Where the paper is silent the choices are our
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,10 +24,11 @@ from learner.losses.classification import among
 from learner.losses.distillation import distillation
 from learner.losses.preservation import in_batch, preservation, to_anchors
 from learner.methods.base import FUSED, Context, ParameterGroup
-from learner.modules.heads import GaussianReadout
-from learner.modules.network import Network, NetworkShape, Output, router_noise
+from learner.modules.heads import GaussianReadout, Prior
+from learner.modules.network import Network, NetworkShape, Output, gate_use, router_noise
 from store.anchors import Relations
-from store.types import Modality
+
+PRIORS = [Prior(isotropic=True, strength=s, pull=p) for p in (0.0, 10.0, torch.inf) for s in (1.0, 0.3, 3.0, 10.0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class CrossModalMoEParams:
         modality_dropout: chance that a sample loses one of its modalities in training.
         plasticity: learning rate after the first task, as a share of that in it.
         freeze: experts frozen per adapter after each task; 0 freezes none.
-        spare: experts per adapter that must stay trainable; more are grown where there are fewer.
+        spare: experts per adapter that must stay trainable, top_k at least; more are grown where there are fewer.
         compensate: carry stored vectors along when their space drifts.
         refit: read classes off in closed form from frozen and fused features; else the trained head speaks.
     """
@@ -79,10 +80,12 @@ class CrossModalMoE:
         self.network = self._fresh()
         self.teacher: Network | None = None
         self.readout = GaussianReadout(
-            {**{str(m): b.pooled_dim for m, b in context.backbones.items()}, FUSED: shape.fused_dim}
+            {**{str(m): b.pooled_dim for m, b in context.backbones.items()}, FUSED: shape.fused_dim},
+            PRIORS,
+            doubted=FUSED,
         )
         self._met: list[list[bool]] = []  # sets of modalities that came together in training
-        self._routing: dict[str, list[float]] = {}
+        self._routing: dict[str, dict[str, Any]] = {}
 
     def _fresh(self) -> Network:
         return Network(self.context.backbones, self.context.stages, self.params.shape).to(self.context.device)
@@ -150,25 +153,21 @@ class CrossModalMoE:
         self._met += [pattern for pattern in presence.unique(dim=0).tolist() if pattern not in self._met]
         if before:
             self._compensate(self._gather(before), self._gather(outputs), presence)
-        self.readout.update(*self._statistics(batches, outputs))
+        self.readout.update(*self._statistics(batches, outputs), torch.tensor(self.context.index.class_of_group))
         held_out, seen, _ = self._run(task.val)
         if held_out:
             features, there, _ = self._statistics(held_out, seen)
-            classes = torch.cat([batch.labels for batch in held_out])
-            self.readout.calibrate(features, there, classes, self._owner)
+            self.readout.calibrate(features, there, torch.cat([batch.labels for batch in held_out]))
         self._freeze_and_grow(batches, outputs)
 
     @torch.no_grad()
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Scores ``[B, C]``: a class scores as the log-sum of its groups' likelihoods."""
+        """Scores ``[B, C]``: log-likelihoods up to a constant, or the head's logits where nothing is re-fitted."""
         fused = (spaces or self.embed(batch))[FUSED]
         if not self.params.refit:
             return self.network.head(fused)
         features = {**{str(m): pooled for m, pooled in batch.pooled.items()}, FUSED: fused}
-        by_group = self.readout.scores(features, self._spaces(batch.presence))
-        owner = self._owner[: by_group.shape[1]]
-        classes = [by_group[:, owner == c].logsumexp(1) for c in range(int(owner.max()) + 1)]
-        return torch.stack(classes, 1).to(self.context.device)
+        return self.readout.scores(features, self._spaces(batch.presence)).to(self.context.device)
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -186,14 +185,16 @@ class CrossModalMoE:
         self.readout.load_state_dict(state["readout"])
         self._met = [list(pattern) for pattern in state["met"]]
 
-    def explain(self) -> dict[str, Any]:
-        """Share of the gates' mass by adapter and expert on the last task, and which experts are frozen."""
+    @torch.no_grad()
+    def explain(self, tasks: Sequence[Task]) -> dict[str, Any]:
+        """Experts, those frozen, and how samples are routed: those just learnt, and held-out ones of each task."""
         structure = self.network.structure()
-        return {"gate_mass": self._routing, "experts": structure["experts"], "frozen": structure["frozen"]}
-
-    @property
-    def _owner(self) -> Tensor:
-        return torch.tensor(self.context.index.class_of_group)
+        routed = [
+            {"on_task": task.number, "split": "val", **gate_use(self.network, *self._run(task.val)[:2])}
+            for task in tasks
+        ]
+        sizes = {"experts": structure["experts"], "frozen": structure["frozen"], "top_k": self.params.shape.top_k}
+        return {**sizes, **self._routing, "routed": routed}
 
     def _classification(self, output: Output, batch: Batch, *, alone: bool) -> Tensor:
         if not alone:
@@ -261,16 +262,13 @@ class CrossModalMoE:
         return batches, outputs, before
 
     def _freeze_and_grow(self, batches: list[Batch], outputs: list[Output]) -> None:
+        self._routing = gate_use(self.network, batches, outputs)
+        spare = max(self.params.spare, self.params.shape.top_k)
         for name, adapter in self.network.adapters.items():
-            mass, modality = torch.zeros(len(adapter.experts)), Modality(name.rpartition("-")[0])
-            for batch, output in zip(batches, outputs, strict=True):
-                if name in output.routing:
-                    gates, chosen = (routed[batch.masks[modality].any(1)].cpu() for routed in output.routing[name])
-                    mass.scatter_add_(0, chosen.flatten(), gates.flatten())
-            self._routing[name] = (mass / mass.sum().clamp_min(1e-12)).tolist()
+            mass = torch.tensor(self._routing["gate_mass"].get(name, ()))
             by_influence = [e for e in mass.argsort(descending=True, stable=True).tolist() if mass[e] > 0]
             adapter.experts.freeze(by_influence[: self.params.freeze])
-            if self.params.freeze and (short := self.params.spare - len(adapter.experts.trainable)) > 0:
+            if self.params.freeze and (short := spare - len(adapter.experts.trainable)) > 0:
                 adapter.experts.grow(short)
                 adapter.router.grow(short)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from learner.batch import Batch
 from learner.data import Task
-from learner.methods.base import FUSED, Context, ParameterGroup
+from learner.methods.base import FUSED, Context, ParameterGroup, UseOfExemplars
 from learner.modules.network import Network, NetworkShape, Output, router_noise
 
 
 class Finetune:
-    """The shared network under cross-entropy alone; exemplars are rehearsed where the recipe has a memory."""
+    """The shared network under cross-entropy alone; what rehearses exemplars builds on it."""
 
     scope: Literal["task", "seen"] = "task"
+    exemplars: UseOfExemplars = "unused"
 
     def __init__(self, context: Context, **shape: Any):
         self.context, self.shape = context, NetworkShape(**shape)
@@ -43,12 +44,13 @@ class Finetune:
         return [{"params": self.network.trained_parameters(), "scale": 1.0}]
 
     def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross-entropy over all classes met so far."""
-        terms = {}
-        for name, part in (("classification", batch), ("rehearsal", replay)):
-            if part is not None:
-                terms[name] = F.cross_entropy(self._output(part, generator).logits, part.labels)
-        return terms
+        """Cross-entropy over all classes met so far, its mean over new samples and exemplars taken together."""
+        parts = {"classification": batch} if replay is None else {"classification": batch, "rehearsal": replay}
+        total = sum(map(len, parts.values()))
+        return {
+            name: len(part) / total * F.cross_entropy(self._output(part, generator).logits, part.labels)
+            for name, part in parts.items()
+        }
 
     def _output(self, batch: Batch, generator: torch.Generator) -> Output:
         """A training pass, with noise for the routers."""
@@ -74,6 +76,6 @@ class Finetune:
         """Take over a network, whatever its number of classes."""
         self.network.take(state["network"])
 
-    def explain(self) -> dict[str, Any]:
+    def explain(self, tasks: Sequence[Task]) -> dict[str, Any]:
         """Nothing to tell."""
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -36,7 +36,7 @@ class Frozen:
         spaces = features(batch)
         return {**spaces, FUSED: torch.cat(list(spaces.values()), 1)}
 
-    def explain(self) -> dict[str, Any]:
+    def explain(self, tasks: Sequence[Task]) -> dict[str, Any]:
         """Nothing to tell."""
         return {}
 

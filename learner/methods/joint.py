@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from learner.data import Task
-from learner.methods.base import ParameterGroup, UseOfExemplars
+from learner.methods.base import ParameterGroup
 from learner.methods.finetune import Finetune
 
 
@@ -13,7 +13,6 @@ class Joint(Finetune):
     """`Finetune` on everything at once."""
 
     scope: Literal["task", "seen"] = "seen"
-    exemplars: UseOfExemplars = "unused"
 
     def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Start over."""

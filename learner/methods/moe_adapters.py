@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from learner.batch import Batch
 from learner.data import Task
 from learner.losses.classification import among
-from learner.methods.base import Context, ParameterGroup
+from learner.methods.base import Context, ParameterGroup, UseOfExemplars
 from learner.methods.finetune import Finetune
 from learner.modules.network import Network
 from store.types import Modality
@@ -36,6 +36,8 @@ class MoEAdapters(Finetune):
         freeze: experts frozen per adapter after each task; some may have been frozen before.
         shape: of the network, which has no latents.
     """
+
+    exemplars: UseOfExemplars = "optional"
 
     def __init__(self, context: Context, *, freeze: int = 2, **shape: Any):
         self.freeze = freeze

@@ -33,11 +33,11 @@ class SLDA(Frozen):
 
     def end_task(self, task: Task) -> None:
         """Take in the task's samples, batch by batch."""
-        for batch in task.train.batches():
-            self.readout.update(features(batch), batch.presence, batch.labels)
         owner = torch.arange(len(self.context.index.classes))
+        for batch in task.train.batches():
+            self.readout.update(features(batch), batch.presence, batch.labels, owner)
         for batch in task.val.batches():
-            self.readout.calibrate(features(batch), batch.presence, batch.labels, owner)
+            self.readout.calibrate(features(batch), batch.presence, batch.labels)
 
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
         """Log-likelihoods ``[B, C]`` up to a constant."""

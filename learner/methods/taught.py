@@ -9,7 +9,7 @@ from torch import Tensor
 
 from learner.batch import Batch
 from learner.data import Task
-from learner.methods.base import Context, ParameterGroup
+from learner.methods.base import Context, ParameterGroup, UseOfExemplars
 from learner.methods.finetune import Finetune
 from learner.modules.network import Network
 
@@ -21,6 +21,8 @@ class Taught(Finetune):
         teacher: None in the first task.
         own: class numbers of the task, ascending ``[K]``.
     """
+
+    exemplars: UseOfExemplars = "optional"
 
     def __init__(self, context: Context, **shape: Any):
         super().__init__(context, **shape)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from learner.backbones.base import Backbone, through
 from learner.batch import Batch
 from learner.modules.adapter import CrossModalAdapter
-from store.types import Modality
+from store.types import Modality, PalimpsestError
 
 MakeAdapter = Callable[[int, int], CrossModalAdapter]
 
@@ -26,17 +26,39 @@ class Encoded:
 
 def trunk_depths(backbones: Mapping[Modality, Backbone], stages: int) -> dict[Modality, int]:
     """How many blocks of each backbone lie below its first adapter when the last `stages` stages are adapted."""
-    return {m: block_groups(len(backbone.blocks), stages)[0][0] for m, backbone in backbones.items()}
+    return {m: _edges(len(backbone.blocks), stages)[0] for m, backbone in backbones.items()}
 
 
-def block_groups(depth: int, stages: int) -> list[range]:
-    """The blocks of each adapted stage: stage s of every backbone ends at the same relative depth.
+def block_groups(depth: int, stages: int, last: int = 0) -> list[range]:
+    """The blocks up to and with each adapter, which sits at the last block of its range.
 
-    The adapter of a stage sits at the last block of its range, so a backbone of 12 blocks and one of 4 are paired by
-    relative depth. Four stages span a whole backbone, whatever its depth.
+    Stage s of every backbone ends at the same relative depth, so a backbone of 12 blocks and one of 4 are paired by
+    it. Four stages span a whole backbone, whatever its depth. With `last` the adapters sit at each of so many last
+    blocks instead, paired from the end; the trunk below the stages stays as it is.
+
+    Raises:
+        PalimpsestError: the stages have fewer blocks than `last`, or one of them has none.
     """
-    edges = [round(depth * (4 - stages + s) / 4) for s in range(stages + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    edges = _edges(depth, stages)
+    if last:
+        if not 0 < last <= depth - edges[0]:
+            raise PalimpsestError(
+                f"adapted_blocks is {last}, but {stages} of the 4 quarters of a backbone of {depth} blocks hold only "
+                f"{depth - edges[0]}: raise learner.stages, or take fewer"
+            )
+        edges = [edges[0], *range(depth - last + 1, depth + 1)]
+    groups = [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    if not all(groups):
+        raise PalimpsestError(
+            f"a backbone of {depth} blocks has none in some of its last {stages} quarters: set "
+            "learner.params.adapted_blocks to how many of its last blocks get an adapter"
+        )
+    return groups
+
+
+def _edges(depth: int, stages: int) -> list[int]:
+    """Where each adapted stage begins, and where the last one ends."""
+    return [round(depth * (4 - stages + s) / 4) for s in range(stages + 1)]
 
 
 class MMEncoder(nn.Module):
@@ -47,18 +69,25 @@ class MMEncoder(nn.Module):
         stages: how many quarters of each backbone, counted from its end, have an adapter.
         context_dim: width that the other modalities' tokens are projected to.
         make_adapter: builds an adapter from the target's width and `context_dim`.
+        last: an adapter at each of so many last blocks; 0 puts one at the end of each stage.
     """
 
     def __init__(
-        self, *, backbones: Mapping[Modality, Backbone], stages: int, context_dim: int, make_adapter: MakeAdapter
+        self,
+        *,
+        backbones: Mapping[Modality, Backbone],
+        stages: int,
+        context_dim: int,
+        make_adapter: MakeAdapter,
+        last: int = 0,
     ):
         super().__init__()
         self.backbones = dict(backbones)
-        self.stages, self.context_dim = stages, context_dim
-        self.groups = {m: block_groups(len(backbone.blocks), stages) for m, backbone in backbones.items()}
+        self.stages, self.context_dim = last or stages, context_dim
+        self.groups = {m: block_groups(len(backbone.blocks), stages, last) for m, backbone in backbones.items()}
         self.context = nn.ModuleDict({m: nn.Linear(b.dim, context_dim, bias=False) for m, b in backbones.items()})
         self.adapters = nn.ModuleDict(
-            {f"{m}-{s}": make_adapter(b.dim, context_dim) for s in range(stages) for m, b in backbones.items()}
+            {f"{m}-{s}": make_adapter(b.dim, context_dim) for s in range(self.stages) for m, b in backbones.items()}
         )
 
     def forward(self, batch: Batch, noise: Tensor | None = None) -> Encoded:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -36,33 +37,52 @@ class CosineHead(nn.Module):
         return self.scale * F.normalize(x) @ F.normalize(self.weight).T
 
 
-_TEMPERATURES = torch.tensor([2 ** (step / 2) for step in range(14)], dtype=torch.float64)
-_STATE = ("counts", "means", "scatter", "doubt", "surprise")
+_TEMPERATURES = torch.tensor([2 ** (step / 2) for step in range(16)], dtype=torch.float64)
+_STATE = ("counts", "means", "scatter", "owner", "doubt", "surprise", "worth")
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What a Gaussian space assumes before it has seen anything (regularised discriminant analysis, Friedman 1989).
+
+    Attributes:
+        isotropic: covariances are drawn to a multiple of the identity; else correlations are, and variances stay.
+        strength: how far, in units of what the oracle-approximating rule of Chen et al. (2010) says.
+        pull: in samples, how much a class's mean weighs in those of its groups; at infinity domains do not count.
+    """
+
+    isotropic: bool = False
+    strength: float = 1.0
+    pull: float = 0.0
 
 
 class GaussianSpace:
     """Streaming linear discriminant analysis in one feature space (after Hayes & Kanan 2020).
 
     Every group (a class, or a class in one domain) is a Gaussian; all share one covariance S. With m_g a group's mean,
-    x scores m_g' S^-1 x - m_g' S^-1 m_g / 2. The correlations of S are shrunk by the oracle-approximating rule of Chen
-    et al. (2010). All arithmetic is float64 on the CPU.
+    x scores m_g' S^-1 x - m_g' S^-1 m_g / 2. All arithmetic is float64 on the CPU.
 
     Args:
         width: d.
+        priors: to choose among, by held-out samples; the first one until there are any.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, priors: Sequence[Prior] = (Prior(),)):
+        self.priors = tuple(priors)
         self.counts = torch.zeros(0, dtype=torch.float64)  # [G]
         self.means = torch.zeros(0, width, dtype=torch.float64)  # [G, d]
         self.scatter = torch.zeros(width, width, dtype=torch.float64)  # within groups
+        self.owner = torch.zeros(0, dtype=torch.int64)  # the class of each group, [G]
         self.doubt: Tensor = torch.zeros(0, 0, dtype=torch.float64)  # [d, d] once the space drifts: what that left open
-        self.surprise = torch.zeros(len(_TEMPERATURES), dtype=torch.float64)  # of held-out classes, by temperature
-        self._solved: tuple[Tensor, Tensor] | None = None
+        self.surprise = torch.zeros(len(priors), len(_TEMPERATURES), dtype=torch.float64)  # of held-out classes
+        self.worth = torch.zeros((), dtype=torch.float64)  # by how much it lowered the surprise of all spaces together
+        self._solved: dict[Prior, tuple[Tensor, Tensor]] = {}
 
-    def update(self, x: Tensor, groups: Tensor) -> None:
-        """Take in samples ``[n, d]`` of groups ``[n]``, in any portions."""
+    def update(self, x: Tensor, groups: Tensor, owner: Tensor) -> None:
+        """Take in samples ``[n, d]`` of groups ``[n]``, in any portions; `owner` ``[G]`` has each group's class."""
         if (fresh := int(groups.max()) + 1 - len(self.counts)) > 0:
             self.counts, self.means = F.pad(self.counts, (0, fresh)), F.pad(self.means, (0, 0, 0, fresh))
+        self.owner = owner[: len(self.counts)].clone()
         for g in groups.unique().tolist():
             mine = x[groups == g]
             known, new, mean = float(self.counts[g]), len(mine), mine.mean(0)
@@ -70,16 +90,16 @@ class GaussianSpace:
             self.scatter += centred.T @ centred + known * new / (known + new) * torch.outer(shift, shift)
             self.means[g] += shift * new / (known + new)
             self.counts[g] += new
-        self._solved = None
+        self._solved.clear()
 
-    def calibrate(self, x: Tensor, classes: Tensor, owner: Tensor) -> None:
-        """Add the held-out samples' surprise at every temperature; see `GaussianReadout.calibrate`."""
-        scores = self.scores(x) * self.temperature
-        own = owner[: scores.shape[1]] == classes[:, None]  # [n, G]
+    def calibrate(self, x: Tensor, classes: Tensor) -> None:
+        """Add the held-out samples' surprise under every prior and temperature; see `GaussianReadout.calibrate`."""
+        own = self.owner == classes[:, None]  # [n, G]
         rows = own.any(1)
-        heated = scores[rows] / _TEMPERATURES[:, None, None]  # [T, n, G]
-        likely = heated.masked_fill(~own[rows], -torch.inf).logsumexp(2) - heated.logsumexp(2)
-        self.surprise -= likely.sum(1)
+        for i, prior in enumerate(self.priors):
+            heated = self._raw(x[rows], prior) / _TEMPERATURES[:, None, None] + self.share  # [T, n, G]
+            likely = heated.masked_fill(~own[rows], -torch.inf).logsumexp(2) - heated.logsumexp(2)
+            self.surprise[i] -= likely.sum(1)
 
     def transport(self, matrix: Tensor, offset: Tensor, residual: Tensor) -> None:
         """Follow a drift; see `GaussianReadout.transport`."""
@@ -88,68 +108,110 @@ class GaussianSpace:
         self.scatter = matrix @ self.scatter @ matrix.T
         former = matrix @ self.doubt @ matrix.T if len(self.doubt) else 0.0
         self.doubt = former + residual.double().cpu()
-        self._solved = None
+        self._solved.clear()
 
     @property
     def temperature(self) -> float:
         """Where held-out classes were least surprising."""
-        return float(_TEMPERATURES[self.surprise.argmin()])
+        return float(_TEMPERATURES[self.surprise.argmin() % len(_TEMPERATURES)])
+
+    @property
+    def prior(self) -> Prior:
+        """Under which held-out classes were least surprising."""
+        return self.priors[int(self.surprise.argmin()) // len(_TEMPERATURES)]
+
+    @property
+    def share(self) -> Tensor:
+        """Log of each group's share of its class ``[G]``; 0 for a group never met, which is all that is known of it."""
+        same = (self.owner[:, None] == self.owner).double()
+        return torch.where(self.counts > 0, self.counts / (same @ self.counts).clamp_min(1), 1.0).log()
 
     def scores(self, x: Tensor) -> Tensor:
         """Log-likelihoods up to a constant, ``[n, d]`` -> ``[n, G]``; a group never met here scores average."""
-        if self._solved is None:
-            freedom = (self.counts.sum() - (self.counts > 0).sum()).clamp_min(1)
-            covariance = self.scatter / freedom + (self.doubt if len(self.doubt) else 0.0)
-            deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
-            correlation = covariance / deviation[:, None] / deviation
-            shrinkage = _oas(correlation, float(self.counts.sum()))
-            correlation = (1 - shrinkage) * correlation + shrinkage * torch.eye(len(correlation), dtype=torch.float64)
-            means = self.means / deviation
-            weight = torch.cholesky_solve(means.T, _cholesky(correlation))  # [d, G]
-            self._solved = (weight / deviation[:, None], -0.5 * (means * weight.T).sum(1))
-        weight, bias = self._solved
+        return self._raw(x, self.prior) / self.temperature
+
+    def _raw(self, x: Tensor, prior: Prior) -> Tensor:
+        if len(self.owner.unique()) == len(self.owner):  # one group a class: there is nothing to pull
+            prior = replace(prior, pull=0.0)
+        if prior not in self._solved:
+            self._solved[prior] = self._solve(prior)
+        weight, bias = self._solved[prior]
         scores, known = x @ weight + bias, self.counts > 0
-        return torch.where(known, scores, scores[:, known].mean(1, keepdim=True)) / self.temperature
+        return torch.where(known, scores, scores[:, known].mean(1, keepdim=True))
+
+    def _solve(self, prior: Prior) -> tuple[Tensor, Tensor]:
+        """The discriminant ``[d, G]`` and its offset ``[G]``."""
+        means, scatter = self.means, self.scatter
+        if prior.pull:
+            same = (self.owner[:, None] == self.owner).double() * self.counts
+            aside = means - same @ means / same.sum(1, keepdim=True).clamp_min(1)  # from the class's mean
+            pulled = aside / (1 + self.counts[:, None] / prior.pull)
+            means, scatter = means - pulled, scatter + (pulled * self.counts[:, None]).T @ pulled
+        freedom = (self.counts.sum() - (self.counts > 0).sum()).clamp_min(1)
+        covariance = scatter / freedom + (self.doubt if len(self.doubt) else 0.0)
+        deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
+        if prior.isotropic:
+            deviation = deviation.square().mean().sqrt().expand_as(deviation)
+        correlation = covariance / deviation[:, None] / deviation
+        shrinkage = min(1.0, prior.strength * _oas(correlation, float(self.counts.sum())))
+        correlation = (1 - shrinkage) * correlation + shrinkage * torch.eye(len(correlation), dtype=torch.float64)
+        means = means / deviation
+        weight = torch.cholesky_solve(means.T, _cholesky(correlation))
+        return weight / deviation[:, None], -0.5 * (means * weight.T).sum(1)
 
 
 class GaussianReadout:
     """Closed-form classification from several feature spaces, some of which a sample may lack.
 
-    The spaces a sample has are taken as independent given its class: their scores add up, each at its own temperature.
+    The spaces a sample has are taken as independent given its group: their scores add up, each at its own temperature.
 
     Args:
         widths: width of each space.
+        priors: to choose among in each space.
+        doubted: a space that has a say only where it has made held-out samples less surprising.
     """
 
-    def __init__(self, widths: Mapping[str, int]):
-        self.spaces = {name: GaussianSpace(width) for name, width in widths.items()}
+    def __init__(self, widths: Mapping[str, int], priors: Sequence[Prior] = (Prior(),), doubted: str | None = None):
+        self.doubted = doubted
+        self.spaces = {name: GaussianSpace(width, priors) for name, width in widths.items()}
 
-    def update(self, features: Mapping[str, Tensor], presence: Tensor, groups: Tensor) -> None:
+    def update(self, features: Mapping[str, Tensor], presence: Tensor, groups: Tensor, owner: Tensor) -> None:
         """Take in samples.
 
         Args:
             features: ``[n, width]`` a space.
             presence: bool ``[n, S]``.
             groups: int64 ``[n]``.
+            owner: the class of each group, int64 ``[G]``.
         """
         for space, x, rows in self._parts(features, presence):
-            space.update(x, groups.cpu()[rows])
+            space.update(x, groups.cpu()[rows], owner.cpu())
 
-    def calibrate(self, features: Mapping[str, Tensor], presence: Tensor, classes: Tensor, owner: Tensor) -> None:
-        """Learn from held-out samples how far each space can be trusted (temperature scaling, Guo et al. 2017).
+    def calibrate(self, features: Mapping[str, Tensor], presence: Tensor, classes: Tensor) -> None:
+        """Learn from held-out samples which prior suits each space, and how far it can be trusted.
 
         A space that fits what it was fitted on too well (few samples, or a network trained on the very same) would
-        outvote the others. The temperature of each is where the likelihood of held-out classes, summed over all tasks
-        so far, is highest.
+        outvote the others. Prior and temperature (Guo et al. 2017) of each are those under which the likelihood of
+        held-out classes, summed over all tasks so far, is highest.
 
         Args:
             features: ``[n, width]`` a space, not those given to `update`.
             presence: bool ``[n, S]``.
             classes: int64 ``[n]``; samples of unknown classes are left out.
-            owner: the class of each group, int64 ``[G]``.
         """
         for space, x, rows in self._parts(features, presence):
-            space.calibrate(x, classes.cpu()[rows], owner.cpu())
+            if len(space.counts):
+                space.calibrate(x, classes.cpu()[rows])
+        if self.doubted is not None and len(self.spaces[self.doubted].counts):
+            known = classes.cpu() >= 0
+            without, together = (
+                min(
+                    float(F.cross_entropy(joined / temperature, classes.cpu()[known], reduction="sum"))
+                    for temperature in _TEMPERATURES
+                )
+                for joined in (self._joined(features, presence, silent)[known] for silent in (self.doubted, None))
+            )
+            self.spaces[self.doubted].worth += without - together
 
     def transport(self, space: str, matrix: Tensor, offset: Tensor, residual: Tensor) -> None:
         """Follow a space that has moved: every stored statistic of it goes through ``x -> matrix x + offset``.
@@ -164,15 +226,25 @@ class GaussianReadout:
         self.spaces[space].transport(matrix, offset, residual)
 
     def scores(self, features: Mapping[str, Tensor], presence: Tensor) -> Tensor:
-        """Log-likelihood up to a constant of every group, float32 ``[B, G]``; zeros where a sample has no space."""
-        groups = max(len(space.counts) for space in self.spaces.values())
+        """Log-likelihood up to a constant of every class, float32 ``[B, C]``; even where a sample has no space.
+
+        A class is the mixture of its groups, each weighed by its share of what the space that knows most has met.
+        """
+        silent = self.doubted if self.doubted is not None and self.spaces[self.doubted].worth < 0 else None
+        return self._joined(features, presence, silent).float()
+
+    def _joined(self, features: Mapping[str, Tensor], presence: Tensor, silent: str | None) -> Tensor:
+        """The classes' scores ``[B, C]`` from all spaces but `silent`."""
+        widest = max(self.spaces.values(), key=lambda space: (len(space.counts), float(space.counts.sum())))
+        groups, owner = len(widest.counts), widest.owner
         scores = torch.zeros(len(presence), groups, dtype=torch.float64)
         for space, x, rows in self._parts(features, presence):
-            if len(space.counts):
+            if len(space.counts) and space is not self.spaces.get(silent or ""):
                 found = space.scores(x)
                 average = found.mean(1, keepdim=True).expand(-1, groups - found.shape[1])
                 scores[rows] += torch.cat([found, average], 1)
-        return scores.float()
+        scores = scores + widest.share
+        return torch.stack([scores[:, owner == c].logsumexp(1) for c in range(int(owner.max()) + 1)], 1)
 
     @property
     def nbytes(self) -> int:
@@ -187,8 +259,8 @@ class GaussianReadout:
         """Take over saved statistics."""
         for name, space in self.spaces.items():
             for field in _STATE:
-                setattr(space, field, state[name][field].double())
-            space._solved = None
+                setattr(space, field, state[name][field].to(getattr(space, field).dtype))
+            space._solved.clear()
 
     def _parts(
         self, features: Mapping[str, Tensor], presence: Tensor

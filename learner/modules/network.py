@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,11 @@ from store.types import Modality, PalimpsestError
 
 @dataclass(frozen=True, slots=True)
 class NetworkShape:
-    """Sizes of the trainable parts; see the modules for what each means."""
+    """Sizes of the trainable parts; see the modules for what each means.
+
+    Attributes:
+        adapted_blocks: an adapter at each of so many last blocks; 0 puts one at the end of each stage.
+    """
 
     experts: int = 4
     top_k: int = 2
@@ -32,6 +36,7 @@ class NetworkShape:
     context_dim: int = 64
     dim: int = 128
     fused_dim: int = 256
+    adapted_blocks: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.experts:
@@ -66,7 +71,11 @@ class Network(nn.Module):
             )
 
         self.encoder = MMEncoder(
-            backbones=backbones, stages=stages, context_dim=shape.context_dim, make_adapter=make_adapter
+            backbones=backbones,
+            stages=stages,
+            context_dim=shape.context_dim,
+            make_adapter=make_adapter,
+            last=shape.adapted_blocks,
         )
         widths = {m: backbone.pooled_dim for m, backbone in backbones.items()}
         self.fusion = Fusion(widths=widths, dim=shape.dim, fused_dim=shape.fused_dim)
@@ -117,6 +126,30 @@ class Network(nn.Module):
     def trained_parameters(self) -> list[nn.Parameter]:
         """The parameters that still learn."""
         return [p for p in self.parameters() if p.requires_grad]
+
+
+def gate_use(network: Network, batches: Iterable[Batch], outputs: Iterable[Output]) -> dict[str, dict[str, Any]]:
+    """How the adapters route the samples that have their modality, as the ledger keeps it; without noise.
+
+    Returns:
+        By adapter: ``gate_mass``, each expert's share of all gates ``[E]``, and ``gate_entropy``, the mean over the
+        samples of the entropy of their K gates, in nats. An adapter that had no sample is left out.
+    """
+    use: dict[str, dict[str, Any]] = {"gate_mass": {}, "gate_entropy": {}}
+    passes = list(zip(batches, outputs, strict=True))
+    for name, adapter in network.adapters.items():
+        modality = Modality(name.rpartition("-")[0])
+        routed = [
+            [part[batch.masks[modality].any(1)].cpu() for part in output.routing[name]]
+            for batch, output in passes
+            if name in output.routing
+        ]
+        if routed:
+            gates, chosen = (torch.cat(parts) for parts in zip(*routed, strict=True))  # [n, K], [n, K]
+            mass = torch.zeros(len(adapter.experts)).scatter_add_(0, chosen.flatten(), gates.flatten())
+            use["gate_mass"][name] = (mass / len(gates)).tolist()
+            use["gate_entropy"][name] = torch.special.entr(gates).sum(1).mean().item()
+    return use
 
 
 def router_noise(network: Network, batch: int, generator: torch.Generator) -> Tensor:

@@ -27,6 +27,7 @@ conference_room 4.6 6.5; 1.5 3.4 .75 0 .5 .62 .07; .5 .5 1 0 .2,.8 .45,.6,.75 .7
 lecture_theatre 8 9; 6.5 .5 .6 0 .5 .4 .02; 6.5 .5 .95 0 .5 .55 .02; 6.5 .5 1.3 0 .5 .7 .02; 6.5 .5 1.65 0 .5 .85 .02
 """
 Box = tuple[float, ...]
+Room = tuple[float, float, list[Box]]  # width, depth, what stands in it
 
 
 def _boxes(told: str) -> list[Box]:
@@ -34,7 +35,7 @@ def _boxes(told: str) -> list[Box]:
 
 
 _ROWS = [line.split(";") for line in _TABLE.strip().splitlines()]
-_SCENES: dict[str, tuple[float, float, list[Box]]] = {
+_SCENES: dict[str, Room] = {
     name: (float(width), float(depth), [box for told in row[1:] for box in _boxes(told)])
     for row in _ROWS
     for name, width, depth in [row[0].split()]
@@ -69,13 +70,19 @@ CAMERAS = {
 }
 
 
+def any_room(rng: np.random.Generator) -> Room:
+    """A room of no kind in particular: two to eight boxes of any size, anywhere."""
+    boxes = rng.uniform([0.3, 0.3, 0.3, 0, 0.05, 0.4, 0], [2, 1.5, 2, 0.2, 0.95, 0.95, 1], (rng.integers(2, 9), 7))
+    return rng.uniform(2, 7), rng.uniform(2.5, 9), [tuple(box) for box in boxes.tolist()]
+
+
 def view(
-    scene: str, room: np.random.Generator, rng: np.random.Generator, camera: Camera = CAMERAS["kv2"]
+    scene: str | Room, room: np.random.Generator, rng: np.random.Generator, camera: Camera = CAMERAS["kv2"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Looks into a room.
 
     Args:
-        scene: a name in `SCENES`.
+        scene: a name in `SCENES`, or a room.
         room: draws the room: its size, its colours, where things stand; begin it alike for another view of one room.
         rng: draws the view: where the camera stands and looks, its noise.
         camera: sees it.
@@ -84,7 +91,7 @@ def view(
         uint8 ``[120, 160, 3]`` RGB; uint16 ``[120, 160]`` depth as the camera tells it, millimetres, 0 = no return; and
         the same without holes.
     """
-    width, depth, boxes = _SCENES[scene]
+    width, depth, boxes = _SCENES[scene] if isinstance(scene, str) else scene
     size = np.array([width, 2.6, depth]) * room.uniform([0.85, 0.92, 0.85], [1.2, 1.1, 1.2])
     low, high, colours = _furnish(size, boxes, room)
     eye = np.array([size[0] * rng.uniform(0.4, 0.6), rng.uniform(1.3, 1.7), rng.uniform(0.1, 0.4)])

@@ -93,7 +93,11 @@ def _snapshot(ledger: Ledger, run: str, after: int, row: list[int]) -> None:
     name = f"{run}/{after:03d}"
     sizes = {"parameters": 9000, "trained_parameters": 1234, "memory_bytes": 5678}
     ledger.append("snapshots", [{"snapshot_id": name, "run_id": run, "after_task": after, "path": "p", **sizes}])
-    told = {"loss": {"classification": [2.0, 1.0]}, "gate_mass": {"video-0": [1.0, 3.0]}, "frozen": {"video-0": [1]}}
+    told = {"loss": {"classification": [2.0, 1.0]}, "experts": {"video-0": 2}, "frozen": {"video-0": [1]}, "top_k": 2}
+    told |= {"gate_mass": {"video-0": [1.0, 3.0]}, "gate_entropy": {"video-0": 0.2}, "backbone_parameters": 8000}
+    if after == 2:  # of the first task only its training samples are known
+        use = {"gate_mass": {"video-0": [0.5, 0.5]}, "gate_entropy": {"video-0": 0.0}}
+        told |= {"routed": [{"on_task": after, "split": "val", **use}]}
     event = {"event": f"learned {name}", "kind": "learned", "subject": name, "seconds": 1.0}
     ledger.append("events", [event | {"detail": json.dumps(told if run == CHAMPION else {"loss": {}})}])
     rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from flows import build
 from flows import compare as comparing
 from flows.cli import main
-from flows.compare import METRICS, compare, paired_difference
+from flows.compare import METRICS, TrialsFailedError, compare, paired_difference
 from flows.update import update
 from learner.trainer import Settings
 from store import champions
@@ -22,6 +23,7 @@ from store.types import PalimpsestError
 from tests.learner.handmade import CLASSES, copied, damage, ledger, make_lake, make_recipe
 
 RECIPE = make_recipe(method="er", epochs=3, batch_size=4, memory=4)  # 9 steps a task
+LEARN = comparing._learn
 ASKED: dict[str, Any] = {"methods": ["er", "simplecil"], "memories": [0, 4], "seeds": 2}
 
 
@@ -129,21 +131,48 @@ def test_the_command_shows_the_table(whole, tmp_path):
 
 def test_one_failed_trial_costs_no_other(here):
     recipe = make_recipe(method="slda", params={"wrong": 1})  # parameters are of the recipe's own method
-    with pytest.raises(PalimpsestError, match=r"1 of 2 trials failed.*\nslda, memory 0, seed 0: .*wrong"):
+    with pytest.raises(TrialsFailedError, match=r"1 of 2 trials failed.*\nslda, memory 0, seed 0: .*wrong") as failed:
         compare(here, recipe, methods=["slda", "simplecil"], seeds=1)
     assert [row["method"] for row in runs(here)] == ["simplecil", "simplecil"]
+    slda, simplecil = failed.value.table
+    assert (slda["seeds"], slda["average_accuracy"], slda["note"]) == (None, None, "1 of its seeds failed")
+    assert (simplecil["seeds"], simplecil["average_accuracy"] > 0, simplecil["note"]) == (1, True, "")
 
 
-def test_an_error_of_any_kind_costs_no_other(here, monkeypatch):
-    def broken(lake: Lake, recipe: Any, *, method: str, **given: Any) -> Any:
-        if method == "slda":
+def test_a_trial_that_fails_midway_is_not_in_the_table(here, monkeypatch, tmp_path):
+    monkeypatch.setattr(comparing, "_learn", partial(fail_in_the_second_task, method="er"))
+    file = tmp_path / "hand.yaml"
+    file.write_text(yaml.safe_dump(RECIPE.model_dump(mode="json")))
+    words = ["--lake", str(here.root), "compare", str(file), "--methods", "er,simplecil", "--seeds", "2"]
+    told = CliRunner().invoke(main, [*words, "--format", "json"])
+    assert told.exit_code == 1
+    assert "2 of 4 trials failed" in told.stderr and "seed 1: IndexError: out of range" in told.stderr
+    er, simplecil = json.loads(told.stdout)
+    assert (er["average_accuracy"], er["note"]) == (None, "2 of its seeds failed")
+    assert (simplecil["seeds"], simplecil["average_accuracy"] > 0) == (2, True)
+    assert [row["after_task"] for row in runs(here) if row["method"] == "er"] == [1, 1]
+
+
+def fail_in_the_second_task(lake: Lake, recipe: Any, trial: Any, overrides: list[str], *, method: str) -> Any:
+    def fail(what: str, done: int, total: int) -> None:
+        if trial.method == method and what.startswith("task 2/"):
             raise IndexError("out of range")
-        return update(lake, recipe, method=method, **given)
 
-    monkeypatch.setattr(comparing, "update", broken)
-    with pytest.raises(PalimpsestError, match=r"1 of 2 trials failed.*\nslda, memory 0, seed 0: IndexError: out of"):
-        compare(here, RECIPE, methods=["slda", "simplecil"], seeds=1)
-    assert [row["method"] for row in runs(here)] == ["simplecil", "simplecil"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "update", partial(update, progress=fail))
+        return LEARN(lake, recipe, trial, overrides)
+
+
+def test_a_process_that_dies_costs_no_finished_trial(here, monkeypatch):
+    compare(here, RECIPE, methods=["simplecil"], seeds=1)
+    monkeypatch.setattr(comparing, "_learn", die)
+    with pytest.raises(TrialsFailedError, match=r"memory 4, seed 0: the process of a trial died") as failed:
+        compare(here, RECIPE, methods=["er", "simplecil"], seeds=1, workers=2)
+    assert [row["seeds"] for row in failed.value.table] == [None, 1]
+
+
+def die(*job: Any) -> None:
+    os._exit(9)
 
 
 def test_what_was_measured_on_other_samples_is_not_held_against_each_other(tmp_path):

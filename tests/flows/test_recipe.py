@@ -75,7 +75,8 @@ def test_settings_override_fields():
     [
         ("learner.epochs", "write key=value"),
         ("learner.epoch=3", "learner.epoch: Extra inputs"),
-        ("teacher.epochs=3", "there is no teacher"),
+        ("teacher.epochs=3", "teacher: Extra inputs"),
+        ("learner.epochs.first=3", "epochs has none"),
         ("learner.epochs=[", "not valid YAML"),
     ],
 )

@@ -17,7 +17,7 @@ import pytest
 
 from flows import build, stream
 from flows.gate import judge
-from flows.recipe import GateSpec
+from flows.recipe import GateSpec, Recipe, override
 from flows.update import UpdateSummary, evaluate, update
 from learner import trainer as trainer_module
 from learner.order import generator
@@ -364,9 +364,27 @@ def test_a_run_is_named_by_all_that_decides_it():
     ):
         assert other.run_id != one.run_id
     assert build.run(make_recipe(**FAST), method=None, seed=0, overridden=False) == one
+    # Runs in lakes that there are must be found again.
+    lasting = make_recipe(params={"experts": 6})
+    names = [build.run(lasting, method=m, seed=0, overridden=bool(m)).run_id for m in (None, "ewc")]
+    assert names == ["hand-crossmodal-moe-s0-39551e19", "hand-ewc-s0-c007be27"]
 
 
-@pytest.mark.parametrize("method", ["crossmodal-moe", "finetune"])
+def test_other_methods_have_settings_of_their_own():
+    def run(method: str, recipe: Recipe) -> build.Run:
+        return build.run(recipe, method=method, seed=0, overridden=False)
+
+    plain = make_recipe(params={"experts": 6}, **FAST)
+    tuned = override(plain, ["learner.baselines.ewc.penalty=10"])
+    assert run("ewc", tuned).settings.params == {"penalty": 10}
+    assert run("ewc", tuned).run_id != run("ewc", plain).run_id
+    assert run("crossmodal-moe", tuned) == run("crossmodal-moe", plain)
+    assert run("lwf", tuned) == run("lwf", plain)
+    with pytest.raises(PalimpsestError, match="learner.baselines names ewcc; there are: crossmodal-moe"):
+        run("ewc", override(plain, ["learner.baselines.ewcc.penalty=10"]))
+
+
+@pytest.mark.parametrize("method", ["crossmodal-moe", "er"])
 def test_exemplars_are_kept_within_the_budget_and_of_all_classes(here, method):
     summary = update(here, make_recipe(method=method, memory=5, **FAST))
     kept = [tree["memory"] for tree in snapshots(here, summary.run_id)]
@@ -407,7 +425,7 @@ def test_the_last_snapshot_can_be_measured_again_with_the_labels_of_today(here):
 
 
 def test_a_corrected_sample_among_the_exemplars_stops_nothing(here):
-    recipe = make_recipe(method="finetune", memory=5, **FAST)
+    recipe = make_recipe(method="er", memory=5, **FAST)
     with pytest.raises(Stopped):
         update(here, recipe, progress=stop_at(2, 1))
     (row,) = ledger(here).rows("SELECT run_id FROM runs")

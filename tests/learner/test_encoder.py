@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,15 +19,15 @@ from learner.modules.adapter import CrossModalAdapter
 from learner.modules.encoder import MMEncoder, block_groups, trunk_depths
 from learner.modules.experts import Experts
 from learner.modules.heads import CosineHead
-from learner.modules.network import Network, NetworkShape, router_noise
+from learner.modules.network import Network, NetworkShape, gate_use, router_noise
 from learner.modules.router import Router
-from store.types import Modality
+from store.types import Modality, PalimpsestError
 
 A, V, I = Modality.AUDIO, Modality.VIDEO, Modality.IMU  # noqa: E741
 SPECS = {
-    A: TinySpec(A, patch=5, grid=(12,), cells=(2,), dim=16, depth=4, heads=2),
-    V: TinySpec(V, patch=7, grid=(2, 3, 2), cells=(2, 1, 1), dim=24, depth=8, heads=2),
-    I: TinySpec(I, patch=6, grid=(10,), cells=(2,), dim=16, depth=5, heads=2),
+    A: TinySpec(A, patch=(5,), grid=(12,), cells=(2,), dim=16, depth=4, heads=2),
+    V: TinySpec(V, patch=(4, 2), grid=(2, 3, 2), cells=(2, 1, 1), thumbnail=(2, 1), dim=24, depth=8, heads=2),
+    I: TinySpec(I, patch=(6,), grid=(10,), cells=(2,), dim=16, depth=5, heads=2),
 }
 STAGES, CONTEXT = 2, 12
 
@@ -66,7 +68,7 @@ def make_batch(backbones: dict[Modality, TinyBackbone], stages: int = STAGES) ->
     for m, backbone in backbones.items():
         n = torch.tensor([backbone.tokens, 3, 7, backbone.tokens, 4])[:, None]
         masks[m] = torch.arange(backbone.tokens) < n
-        h = backbone.stem(torch.randn(5, backbone.tokens, backbone.spec.patch), masks[m])
+        h = backbone.stem(torch.randn(5, backbone.tokens, math.prod(backbone.spec.patch)), masks[m])
         for depth, block in enumerate(backbone.blocks):
             if depth == trunk[m]:
                 tokens[m] = h
@@ -81,6 +83,20 @@ def test_untrained_adapters_leave_the_backbones_as_they_are(backbones, stages):
     encoded = mm(batch)
     for m in backbones:
         assert torch.equal(encoded.pooled[m], batch.pooled[m])
+
+
+def test_an_empty_context_masks_the_whole_cross_attention_term():
+    """Of learned latents nothing gets through either: what is left are the experts on the target alone."""
+    torch.manual_seed(0)
+    adapter = make_adapter(8, CONTEXT)
+    x, y, mask = torch.randn(3, 5, 8), torch.randn(3, 4, CONTEXT), torch.ones(3, 5, dtype=torch.bool)
+    with torch.no_grad():
+        for up in adapter.experts.up:
+            up.normal_()
+        empty, gates, chosen = adapter(x, mask, y, torch.zeros(3, 4, dtype=torch.bool))
+        assert torch.equal(empty, adapter.experts(x, gates, chosen))
+        assert torch.equal(empty, adapter(x, mask, y[:, :0], mask[:, :0])[0])
+        assert not torch.allclose(empty, adapter(x, mask, y, mask[:, :4])[0])
 
 
 def test_an_untrained_adapter_learns_through_its_up_projections(backbones):
@@ -101,6 +117,41 @@ def test_stages_of_unequal_backbones_end_at_the_same_relative_depth(depth, stage
     assert [i for group in groups for i in group] == list(range(groups[0].start, depth))
     for stage, group in enumerate(groups):
         assert group.stop / depth == pytest.approx((4 - stages + stage + 1) / 4, abs=0.501 / depth)
+
+
+@pytest.mark.parametrize(("depth", "stages", "first"), [(12, 2, 6), (12, 3, 3), (24, 1, 18), (4, 4, 0)])
+def test_adapters_can_sit_at_each_of_the_last_blocks_above_the_same_trunk(depth, stages, first):
+    groups = block_groups(depth, stages, last=4)
+    assert [group[-1] for group in groups] == [depth - 4, depth - 3, depth - 2, depth - 1]
+    assert [i for group in groups for i in group] == list(range(first, depth))
+    assert first == block_groups(depth, stages)[0].start
+
+
+def test_a_backbone_too_shallow_for_the_stages_says_how_to_go_on():
+    with pytest.raises(PalimpsestError, match="3 blocks has none in some of its last 2 quarters: set .*adapted_blocks"):
+        block_groups(3, 2)
+    assert block_groups(3, 2, last=1) == [range(2, 3)]
+
+
+@pytest.mark.parametrize("last", [-1, 3])
+def test_adapted_blocks_lie_within_the_stages(backbones, last):
+    with pytest.raises(PalimpsestError, match="raise learner.stages"):
+        Network(backbones, STAGES, NetworkShape(adapted_blocks=last))
+
+
+def test_an_untrained_adapter_at_each_block_adds_nothing_and_a_trained_one_speaks(backbones):
+    batch, network = make_batch(backbones), Network(backbones, STAGES, NetworkShape(adapted_blocks=2))
+    assert sorted(network.adapters) == sorted(f"{m}-{s}" for m in backbones for s in range(2))
+    before = network.encoder(batch).pooled
+    for m in backbones:
+        assert torch.equal(before[m], batch.pooled[m])
+    for name in ("audio-0", "audio-1"):
+        with torch.no_grad():
+            for up in network.adapters[name].experts.up:
+                up.normal_()
+        after = network.encoder(batch).pooled
+        assert not torch.equal(after[A], before[A])
+        before = after
 
 
 def test_adapters_of_one_stage_read_one_another(backbones):
@@ -177,6 +228,23 @@ def test_gates_of_a_whole_network_are_deterministic_in_evaluation(backbones):
     for name, (gates, chosen) in one.routing.items():
         assert torch.equal(gates, other.routing[name][0])
         assert torch.equal(chosen, other.routing[name][1])
+
+
+def test_gate_use_worked_out_by_hand(backbones):
+    network, batch = Network(backbones, 1, NetworkShape(context_dim=CONTEXT)), make_batch(backbones, stages=1)
+    network.head.grow(1)
+    batch = batch.keep({m: torch.tensor([True, True, True, m is A, m is A]) for m in backbones})
+    output = network(batch)
+    del output.routing["imu-0"]
+    gates = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5], [0.9, 0.1], [0.9, 0.1]])
+    chosen = torch.tensor([[0, 1], [0, 1], [3, 0], [2, 3], [2, 3]])
+    output.routing |= {"audio-0": (gates[:3].repeat(2, 1)[:5], chosen[:3].repeat(2, 1)[:5])}
+    output.routing |= {"video-0": (gates, chosen)}  # the last two samples lack the video
+    use = gate_use(network, [batch], [output])
+    assert use["gate_mass"].keys() == use["gate_entropy"].keys() == {"audio-0", "video-0"}
+    assert use["gate_mass"]["video-0"] == pytest.approx([2 / 3, 0.5 / 3, 0, 0.5 / 3])
+    assert use["gate_mass"]["audio-0"] == pytest.approx([3.5 / 5, 1 / 5, 0, 0.5 / 5])
+    assert use["gate_entropy"] == pytest.approx({"video-0": 2 / 3 * np.log(2), "audio-0": 3 / 5 * np.log(2)})
 
 
 def test_a_frozen_expert_never_moves_and_can_still_be_chosen():
@@ -276,6 +344,21 @@ def looped(experts: Experts, x: Tensor, gates: Tensor, chosen: Tensor) -> Tensor
             total = total + gates[b, k] * (F.relu(experts.norm(x[b]) @ experts.down[e]) @ experts.up[e])
         rows.append(total)
     return torch.stack(rows)
+
+
+def test_fused_experts_have_the_gradients_of_finite_differences():
+    torch.manual_seed(0)
+    experts = Experts(dim=5, bottleneck=3, count=4).double()
+    chosen = torch.tensor([[0, 1], [3, 1], [1, 0]])
+    parts = [torch.randn(*p.shape, dtype=torch.float64, requires_grad=True) for p in experts.parameters()]
+    names = [name for name, _ in experts.named_parameters()]
+
+    def forward(x: Tensor, gates: Tensor, *parts: Tensor) -> Any:
+        return torch.func.functional_call(experts, dict(zip(names, parts, strict=True)), (x, gates, chosen))
+
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    gates = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(forward, (x, gates, *parts))
 
 
 def test_fused_experts_equal_a_loop_with_their_gradients():

@@ -48,7 +48,7 @@ TERMS: dict[str, tuple[set[str], set[str]]] = {  # of the loss in the first task
         {"classification", "alignment"},
         {"distillation", "preservation", *(f"rehearsal {term}" for term in CROSSMODAL)},
     ),
-    "finetune": ({"classification"}, {"rehearsal"}),
+    "finetune": ({"classification"}, set()),
     "joint": ({"classification"}, set()),
     "ewc": ({"classification"}, {"rehearsal", "penalty"}),
     "lwf": ({"classification"}, {"rehearsal", "distillation"}),
@@ -317,6 +317,17 @@ def test_fisher_information_of_a_logistic_regression():
     losses = (torch.nn.functional.binary_cross_entropy_with_logits(w[0] * a, b) for a, b in zip(x, y, strict=True))
     # d/dw -log p = (1/2 - y) x at w = 0: -1/2 and 1.
     assert fisher_information({"w": w}, losses)["w"].tolist() == [(0.25 + 1.0) / 2]
+
+
+def test_er_counts_each_exemplar_as_a_new_sample(four):
+    trainer, data = make_trainer(four, recipe_of("er"))
+    task = trainer.task(1, data.names[1], data.tasks[1])
+    trainer.method.begin_task(task)
+    new, few, together = (task.train.batch(positions) for positions in (range(6), range(6, 8), range(8)))
+    # Routers take part with noise, but untrained adapters add nothing.
+    terms = trainer.method.loss(new, few, torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.cross_entropy(trainer.method.predict(together), together.labels)
+    assert sum(terms.values()).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_derpp_compares_logits_over_the_classes_known_then():

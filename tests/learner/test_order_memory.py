@@ -117,6 +117,16 @@ def test_domains_of_a_class_are_groups_of_their_own():
     assert Counter((e.label, e.domain) for e in memory) == {("a", "en"): 3, ("a", "de"): 3, ("b", "en"): 3}
 
 
+def test_memory_stays_balanced_over_domains_after_every_task():
+    memory: list[Example] = []
+    for task, domain in enumerate(("en", "de", "es"), 1):
+        learnt = [*examples("a", 30, domain), *examples("b", 30, domain)]
+        memory = rehearse(memory, learnt, budget=20, seed=0, task=task)
+        held = Counter((e.label, e.domain) for e in memory)
+        assert len(held) == 2 * task and len(memory) == 20
+        assert max(held.values()) - min(held.values()) <= 1
+
+
 def test_newcomers_are_drawn_by_seed_and_task():
     learnt = examples("a", 50)
     one = rehearse([], learnt, budget=10, seed=0, task=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from learner.pictures import pixels
+from learner.pictures import depth_picture, pixels
 
 
 def encoded(width: int, height: int, mode: str = "RGB", kind: str = "JPEG", **options: int) -> bytes:
@@ -41,3 +41,12 @@ def test_pixels_are_those_of_pillow_to_a_step_of_255_or_two_enlarged(
 def test_a_picture_of_the_size_is_decoded_exactly(mode: str, kind: str) -> None:
     data = encoded(64, 64, mode, kind)
     np.testing.assert_array_equal(pixels(data, 64), by_pillow(data, 64))
+
+
+def test_depth_is_a_picture_whose_near_things_are_bright():
+    depth = np.array([[0, 1, 1000], [5000, 10_000, 65_535]], np.uint16)
+    picture = depth_picture(depth)
+    assert picture.dtype == np.uint8
+    assert picture.shape == (2, 3, 3)
+    assert (picture == picture[..., :1]).all()
+    assert picture[..., 0].tolist() == [[0, 255, 230], [128, 0, 0]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learner.checkpoint import to_arrays, to_tensors
-from learner.modules.heads import GaussianReadout
+from learner.modules.heads import GaussianReadout, Prior
 from store.snapshots import load_tree, save_tree
 
 WIDTHS = {"a": 4, "b": 3}
@@ -27,7 +27,7 @@ def make_data(n: int = 60, groups: int = 3, seed: int = 0) -> tuple[dict[str, Te
 
 def fitted(features: dict[str, Tensor], presence: Tensor, groups: Tensor) -> GaussianReadout:
     readout = GaussianReadout({space: v.shape[1] for space, v in features.items()})
-    readout.update(features, presence.expand(len(groups), -1), groups)
+    readout.update(features, presence.expand(len(groups), -1), groups, torch.arange(5))
     return readout
 
 
@@ -68,7 +68,7 @@ def test_a_stream_in_pieces_gives_what_all_at_once_gives():
     pieces = GaussianReadout(WIDTHS)
     for part in (slice(0, 25), slice(25, 26), slice(26, 60)):
         some = {space: v[part] for space, v in features.items()}
-        pieces.update(some, ALL.expand(len(groups[part]), -1), groups[part])
+        pieces.update(some, ALL.expand(len(groups[part]), -1), groups[part], torch.arange(3))
     torch.testing.assert_close(pieces.scores(features, ALL.expand(60, -1)), whole.scores(features, ALL.expand(60, -1)))
 
 
@@ -77,7 +77,9 @@ def test_later_groups_join_without_moving_earlier_means():
     readout = GaussianReadout(WIDTHS)
     for g in (0, 2, 1):
         mine = groups == g
-        readout.update({s: v[mine] for s, v in features.items()}, ALL.expand(int(mine.sum()), -1), groups[mine])
+        readout.update(
+            {s: v[mine] for s, v in features.items()}, ALL.expand(int(mine.sum()), -1), groups[mine], torch.arange(3)
+        )
     whole = fitted(features, ALL, groups)
     torch.testing.assert_close(readout.scores(features, ALL.expand(60, -1)), whole.scores(features, ALL.expand(60, -1)))
 
@@ -130,7 +132,7 @@ def test_groups_that_a_space_never_met_are_neither_favoured_nor_ruled_out_by_it(
 def test_held_out_samples_tell_how_far_a_space_can_be_trusted():
     """Space b, fitted on its own noise, is sure and wrong; held-out classes cool it and the honest space decides."""
     rng = torch.Generator().manual_seed(0)
-    groups, owner = torch.arange(40) % 2, torch.arange(2)
+    groups = torch.arange(40) % 2
 
     def draw() -> dict[str, Tensor]:
         noise = torch.randn(40, 34, generator=rng, dtype=torch.float64)
@@ -143,13 +145,62 @@ def test_held_out_samples_tell_how_far_a_space_can_be_trusted():
 
     before = surprise()
     alone = readout.scores(test, torch.tensor([[True, False]]).expand(40, -1))
-    readout.calibrate(held_out, here, groups, owner)
+    readout.calibrate(held_out, here, groups)
     assert surprise() < 0.8 * before
     cooled = readout.scores(test, torch.tensor([[True, False]]).expand(40, -1))
     torch.testing.assert_close(cooled.argmax(1), alone.argmax(1))  # by itself a space decides as before
     again = readout.scores(test, here)
-    readout.calibrate(held_out, here, torch.full((40,), -1), owner)  # classes nobody knows teach nothing
+    readout.calibrate(held_out, here, torch.full((40,), -1))  # classes nobody knows teach nothing
     assert torch.equal(readout.scores(test, here), again)
+
+
+def domains(n: int, *, spread: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples ``[n, 6]`` of two classes in two domains that move each class's mean by `spread`; groups and classes."""
+    rng = torch.Generator().manual_seed(seed)
+    groups = torch.arange(n) % 4
+    means = torch.tensor([[0.0, 0.0], [0.0, spread], [1.5, 0.0], [1.5, -spread]], dtype=torch.float64)
+    x = torch.randn(n, 6, generator=rng, dtype=torch.float64)
+    x[:, :2] += means[groups]
+    return x, groups, groups // 2
+
+
+@pytest.mark.parametrize(("spread", "pull"), [(6.0, 0.0), (0.0, torch.inf)])
+def test_held_out_samples_tell_whether_domains_count(spread, pull):
+    priors = [Prior(isotropic=True, pull=p) for p in (torch.inf, 0.0)]
+    here, owner = torch.ones(1, 1, dtype=torch.bool), torch.tensor([0, 0, 1, 1])
+    x, groups, _ = domains(24, spread=spread, seed=0)
+    held_out, _, classes = domains(200, spread=spread, seed=1)
+    readout = GaussianReadout({"a": 6}, priors)
+    readout.update({"a": x}, here.expand(24, -1), groups, owner)
+    readout.calibrate({"a": held_out}, here.expand(200, -1), classes)
+    assert readout.spaces["a"].prior.pull == pull
+
+
+def test_at_infinite_pull_domains_change_nothing():
+    x, groups, classes = domains(60, spread=2.0, seed=0)
+    here = torch.ones(60, 1, dtype=torch.bool)
+    apart, at_once = (GaussianReadout({"a": 6}, [Prior(pull=torch.inf)]) for _ in range(2))
+    apart.update({"a": x}, here, groups, torch.tensor([0, 0, 1, 1]))
+    at_once.update({"a": x}, here, classes, torch.arange(2))
+    found, expected = (r.scores({"a": x}, here).softmax(1) for r in (apart, at_once))
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)  # degrees of freedom count groups, not classes
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_doubted_space_speaks_only_where_it_helps(sign):
+    """Space b still says what it said when it was fitted, or by now the opposite."""
+    rng, groups, here = torch.Generator().manual_seed(0), torch.arange(80) % 2, ALL.expand(80, -1)
+
+    def draw(sign: int) -> dict[str, Tensor]:
+        noise = torch.randn(80, 8, generator=rng, dtype=torch.float64)
+        return {"a": noise[:, :4] + groups[:, None], "b": noise[:, 4:] + sign * groups[:, None]}
+
+    readout = GaussianReadout({"a": 4, "b": 4}, doubted="b")
+    readout.update(draw(1), here, groups, torch.arange(2))
+    readout.calibrate(draw(sign), here, groups)
+    test = draw(sign)
+    alone = readout.scores(test, torch.tensor([[True, False]]).expand(80, -1))
+    assert torch.equal(readout.scores(test, here), alone) is (sign < 0)
 
 
 def test_a_sample_with_nothing_gets_no_opinion():
@@ -203,8 +254,8 @@ def test_its_state_goes_to_disk_and_back(tmp_path):
     here = ALL.expand(60, -1)
     assert torch.equal(other.scores(features, here), readout.scores(features, here))
     assert other.nbytes == readout.nbytes > 0
-    other.update(features, here, groups)  # and it goes on learning
-    readout.update(features, here, groups)
+    other.update(features, here, groups, torch.arange(3))  # and it goes on learning
+    readout.update(features, here, groups, torch.arange(3))
     assert torch.equal(other.scores(features, here), readout.scores(features, here))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def events(trainer: Trainer) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("method", ["crossmodal-moe", "finetune", "joint", "slda"])
 def test_learning_leaves_the_backbones_as_they_were(here, method):
-    trainer, data = make_trainer(here, make_recipe(method=method, **FAST))
+    trainer, data = make_trainer(here, make_recipe(method=method, weight_decay=0.1, **FAST))
     before = digest(trainer)
     assert len(learn_all(trainer, data)) == 2
     assert digest(trainer) == before
@@ -99,6 +100,16 @@ def test_frozen_experts_stay_through_later_tasks_and_enough_can_learn(here):
     assert moved
 
 
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_as_many_experts_as_a_sample_uses_can_always_learn(here, top_k):
+    params = {"experts": 3, "top_k": top_k, "freeze": 3, "spare": 0}
+    trainer, data = make_trainer(here, make_recipe(params=params, **FAST))
+    for name in learn_all(trainer, data):
+        structure = load_snapshot(here, name)["method"]["network"]["structure"]
+        for adapter, experts in structure["experts"].items():
+            assert experts - len(structure["frozen"][adapter]) >= top_k
+
+
 def test_the_most_used_experts_are_those_frozen(here):
     trainer, data = make_trainer(here, make_recipe(**FAST))
     learn_all(trainer, data)
@@ -106,6 +117,26 @@ def test_the_most_used_experts_are_those_frozen(here):
     for name, mass in told["gate_mass"].items():
         assert sum(mass) == pytest.approx(1)
         assert told["frozen"][name] == [int(np.argmax(mass))]  # ties go to the first
+
+
+def test_expert_use_is_told_on_every_task_seen(here):
+    trainer, data = make_trainer(here, make_recipe(**FAST))
+    learn_all(trainer, data)
+    ask = trainer.ledger.rows
+    seen = "SELECT DISTINCT split, after_task, on_task FROM expert_use ORDER BY ALL"
+    assert [tuple(row.values()) for row in ask(seen)] == [
+        *(("train", task, task) for task in (1, 2)),
+        *(("val", after, on) for after, on in ((1, 1), (2, 1), (2, 2))),
+    ]
+    for row in (rows := ask("FROM routing")):
+        assert sum(row["gate_mass"]) == pytest.approx(1)
+        assert 0 <= row["gate_entropy"] <= 1 and 0 <= row["load_balance"] <= 1
+    assert len(rows) == 5 * 2 * 2  # measurements, modalities, stages
+    assert {row["after_task"] for row in ask("FROM loss_terms")} == {1, 2}
+    first, second = ask("FROM parameter_count ORDER BY after_task")
+    trained = sum(parameter.numel() for parameter in trainer.method.modules.parameters())
+    assert first["new_parameters"] + second["new_parameters"] == trained
+    assert first["frozen_share"] == 1 / 4 and second["frozen_share"] >= 1 / 4
 
 
 def test_every_term_of_the_loss_is_a_switch(here):
@@ -150,7 +181,7 @@ def test_anchors_are_kept_of_every_class_with_their_samples(here):
 
 
 def test_memory_counts_all_that_is_kept_of_the_past(here):
-    trainer, data = make_trainer(here, make_recipe(method="finetune", memory=4, **FAST))
+    trainer, data = make_trainer(here, make_recipe(method="er", memory=4, **FAST))
     learn_all(trainer, data)
     (row,) = trainer.ledger.rows("SELECT * FROM snapshots WHERE run_id = ? AND after_task = 2", [trainer.run_id])
     assert len(trainer.memory) == 4
@@ -223,3 +254,9 @@ def test_backbones_must_exist_and_have_weights(tmp_path):
     with pytest.raises(PalimpsestError, match="backbone tiny-imu is for imu, the recipe names it for text"):
         registry.backbones({"text": "tiny-imu"}, here, cpu)
     assert list(registry.backbones({"text": "tiny"}, here, cpu)) == [Modality.TEXT]
+
+
+def test_a_checkpoint_of_transformers_needs_transformers(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(PalimpsestError, match=r"hub:some/vit needs transformers .*pip install 'palimpsest\[hub\]'"):
+        registry.backbones({"image": "hub:some/vit"}, Lake(tmp_path), torch.device("cpu"))

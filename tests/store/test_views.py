@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from math import log
+from typing import Any
+
 import pytest
 
 from store.lake import Lake
@@ -221,6 +225,105 @@ def test_other_metrics_are_summed_up_as_accuracy_is(ledger: Ledger) -> None:
     # Each task's samples are all of class right: F1 = 2 right / (right + 4).
     expected = [2 * right / (right + 4) for right in MATRIX[-1]]
     assert row["last_value"] == pytest.approx(sum(expected) / 3)
+
+
+def told(ledger: Ledger, *details: Any) -> None:
+    """A run whose n-th task added n thousand parameters to 100,000, with what its events tell."""
+    ledger.append("runs", [{"run_id": "r", "stream": "s", "method": "m", "seed": 0}])
+    for task, detail in enumerate(details, 1):
+        name = f"r/{task:03d}"
+        row = {"snapshot_id": name, "run_id": "r", "after_task": task, "trained_parameters": 7}
+        ledger.append("snapshots", [row | {"parameters": 100_000 + 500 * task * (task + 1)}])
+        event = {"event": f"learned {name}", "kind": "learned", "subject": name}
+        ledger.append("events", [event | {"detail": detail if isinstance(detail, str) else json.dumps(detail)}])
+    ledger.append("events", [{"event": "damaged", "kind": "damaged", "subject": "r/001", "detail": "not {json"}])
+
+
+ROUTED = {
+    "backbone_parameters": 90_000,
+    "top_k": 2,
+    "experts": {"audio-1": 4, "video-0": 4},
+    "frozen": {"audio-1": [0], "video-0": [1, 2]},
+    "gate_mass": {"video-0": [0.25, 0.25, 0.25, 0.25]},
+    "gate_entropy": {"video-0": log(2) / 4},
+    "routed": [
+        {"on_task": 1, "split": "val", "gate_mass": {"video-0": [0, 1, 0, 0]}, "gate_entropy": {"video-0": 0}},
+        {
+            "on_task": 2,
+            "split": "val",
+            "gate_mass": {"video-0": [0.5, 0.5, 0, 0], "audio-1": [0.0, 0.0, 0.25, 0.75]},
+            "gate_entropy": {"video-0": log(2), "audio-1": log(2) / 2},
+        },
+    ],
+}
+
+
+def test_loss_terms_are_told_by_epoch(ledger: Ledger) -> None:
+    told(ledger, {"loss": {"classification": [2.0, 1.0]}}, {"loss": {"alignment": [0.5], "empty": []}})
+    rows = ledger.rows("SELECT after_task, epoch, term, value FROM loss_terms ORDER BY ALL")
+    assert [tuple(row.values()) for row in rows] == [
+        (1, 1, "classification", 2.0),
+        (1, 2, "classification", 1.0),
+        (2, 1, "alignment", 0.5),
+    ]
+
+
+def test_parameters_are_counted_in_all_and_by_task(ledger: Ledger) -> None:
+    told(ledger, ROUTED, {})
+    rows = ledger.rows("SELECT * EXCLUDE (run_id, stream, method, seed) FROM parameter_count ORDER BY after_task")
+    first = {"after_task": 1, "parameters": 101_000, "trained_parameters": 7, "new_parameters": 11_000}
+    assert rows[0] == first | {"experts": 8, "frozen_share": 3 / 8}
+    second = {"after_task": 2, "parameters": 103_000, "trained_parameters": 7, "new_parameters": 2_000}
+    assert rows[1] == second | {"experts": None, "frozen_share": None}
+
+
+def test_routing_worked_out_by_hand(ledger: Ledger) -> None:
+    told(ledger, {}, ROUTED)
+    rows = ledger.rows(
+        "SELECT after_task, on_task, split, modality, stage, gate_entropy, load_balance FROM routing "
+        "ORDER BY split, on_task, modality"
+    )
+    assert [tuple(row.values())[:5] for row in rows] == [
+        (2, 2, "train", "video", 0),
+        (2, 1, "val", "video", 0),
+        (2, 2, "val", "audio", 1),
+        (2, 2, "val", "video", 0),
+    ]
+    # Of two gates each, in units of ln 2; of four experts, in units of ln 4.
+    assert [row["gate_entropy"] for row in rows] == pytest.approx([0.25, 0, 0.5, 1])
+    three_to_one = (0.25 * log(4) + 0.75 * log(4 / 3)) / log(4)
+    assert [row["load_balance"] for row in rows] == pytest.approx([1, 0, three_to_one, 0.5])
+
+
+def test_expert_use_has_a_row_an_expert(ledger: Ledger) -> None:
+    told(ledger, {}, ROUTED)
+    rows = ledger.rows("SELECT expert, gate_mass, frozen FROM expert_use WHERE modality = 'audio' ORDER BY expert")
+    assert [tuple(row.values()) for row in rows] == [(0, 0, True), (1, 0, False), (2, 0.25, False), (3, 0.75, False)]
+    sums = ledger.rows("SELECT sum(gate_mass) AS mass FROM expert_use GROUP BY split, on_task, modality, stage")
+    assert [row["mass"] for row in sums] == pytest.approx([1] * 4)
+
+
+def test_one_gate_has_no_entropy_and_one_expert_no_balance(ledger: Ledger) -> None:
+    told(ledger, {"top_k": 1, "gate_mass": {"video-0": [1.0]}, "gate_entropy": {"video-0": 0.0}})
+    assert ledger.rows("SELECT gate_entropy, load_balance FROM routing") == [
+        {"gate_entropy": None, "load_balance": None}
+    ]
+
+
+def test_of_what_former_events_do_not_tell_nothing_is_shown(ledger: Ledger) -> None:
+    """Ledgers of older versions, of methods with nothing to tell, and of other hands."""
+    former = {"gate_mass": {"video-0": [1.0, 3.0], "text-0": [0.0, 0.0]}, "frozen": {"video-0": [1]}}
+    told(ledger, former, {}, "no { json", "null", {"loss": 3, "gate_mass": []})
+    assert ledger.rows("FROM loss_terms") == []
+    rows = ledger.rows("SELECT split, on_task, modality, expert, gate_mass, frozen FROM expert_use ORDER BY expert")
+    assert [tuple(row.values()) for row in rows] == [
+        ("train", 1, "video", 0, 0.25, False),
+        ("train", 1, "video", 1, 0.75, True),
+    ]
+    assert [row["gate_entropy"] for row in ledger.rows("FROM routing")] == [None]
+    counted = ledger.rows("SELECT new_parameters, experts, frozen_share FROM parameter_count ORDER BY after_task")
+    assert [row["new_parameters"] for row in counted] == [None, 2000, 3000, 4000, 5000]
+    assert {(row["experts"], row["frozen_share"]) for row in counted} == {(None, None)}
 
 
 def test_one_in_forty_known_samples_lies_beyond_each_bound(ledger: Ledger) -> None:

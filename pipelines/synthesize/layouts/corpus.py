@@ -1,12 +1,15 @@
 """Material to pre-train small backbones on, in the ``folder`` layout.
 
-It holds no digit, no word of the GRID grammar, and no line, voice, palette or mood of the films of `samsemo`.
+It holds no digit, no word of the GRID grammar, no room of `nyu-depth` or `sun-rgbd`, and no line, voice, palette or
+mood of the films of `samsemo`.
 Columns of its ``manifest.csv``, empty where a recording lacks one::
 
-    video, audio, imu, image     paths: video/*.mp4, audio/*.wav, imu/*.csv, image/*.png
+    video, audio, imu,           paths: video/*.mp4, audio/*.wav, imu/*.csv, image/*.png, depth/*.png (16 bit, mm)
+    image, depth
     text                         the text itself: what is said, or a sentence alone
     label, domain, split         what was rendered (`walking`, `glyph-07`, a word), its family (`face`, `shapes`,
-                                 `texture`, `word`, `glyph`, `picture`, `motion`, `sentence-<LANG>`), train or val
+                                 `texture`, `word`, `glyph`, `picture`, `motion`, `sentence-<LANG>`, `room`), and
+                                 train or val
     imu_rate_hz                  50
 
 An IMU file's columns are timestamp_ms, acc_x, acc_y, acc_z (m/s^2 with gravity), gyro_x, gyro_y, gyro_z (rad/s).
@@ -20,7 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from PIL import Image
 
+from pipelines.synthesize.depth import CAMERAS, any_room, view
 from pipelines.synthesize.imu import IMU_RATE, MOTIONS, move
 from pipelines.synthesize.layouts.writing import Row, Run, write_mp4, write_table
 from pipelines.synthesize.scene import FPS, GLYPHS, act, any_look, any_palette, bounce, drift, glyph, picture, setting
@@ -28,15 +33,15 @@ from pipelines.synthesize.speech import RATE, Prosody, cast, loudness, speak, tr
 from pipelines.synthesize.words import LANGUAGES, SENTENCES, WORDS
 
 _VARIANTS = ("f2", "f4", "m2", "m4", "m6", "m8")
-# Of videos, words, images, motions and sentences.
-_SHARES, _LEAST = (0.16, 0.16, 0.4, 0.12, 0.16), (6, 6, 9, 12, 10)
-_MANIFEST = ("video", "audio", "imu", "image", "text", "label", "domain", "split", "imu_rate_hz")
+# Of videos, words, images, motions, sentences and rooms.
+_SHARES, _LEAST = (0.16, 0.16, 0.4, 0.12, 0.16, 0.12), (6, 6, 9, 12, 10, 4)
+_MANIFEST = ("video", "audio", "imu", "image", "depth", "text", "label", "domain", "split", "imu_rate_hz")
 
 
 def corpus(out: Path, *, seed: int, recordings: int, run: Run) -> None:
     """Writes the pre-training corpus (see the module) into the empty folder `out`."""
-    makers = (_film, _word, _still, _motion, _sentence)
-    for folder in ("video", "audio", "image", "imu"):
+    makers = (_film, _word, _still, _motion, _sentence, _room)
+    for folder in ("video", "audio", "image", "imu", "depth"):
         (out / folder).mkdir()
     counts = [max(least, round(share * recordings)) for share, least in zip(_SHARES, _LEAST, strict=True)]
     jobs: list[Callable[[], Row]] = [
@@ -117,3 +122,11 @@ def _motion(out: Path, k: int, draw: Sequence[int]) -> Row:
 def _sentence(_: Path, k: int, draw: Sequence[int]) -> Row:
     language = LANGUAGES[k % 5]
     return {"text": str(np.random.default_rng(draw).choice(SENTENCES[language])), "domain": f"sentence-{language}"}
+
+
+def _room(out: Path, k: int, draw: Sequence[int]) -> Row:
+    rng = np.random.default_rng(draw)
+    path, camera = f"depth/{k:05d}.png", CAMERAS[str(rng.choice(sorted(CAMERAS)))]
+    _, depth, _ = view(any_room(rng), rng, rng, camera)
+    Image.fromarray(depth).save(out / path)
+    return {"depth": path, "domain": "room"}
