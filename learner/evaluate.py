@@ -130,7 +130,7 @@ def _with_sets(told: Sequence[tuple[Row, np.ndarray]], classes: Sequence[str]) -
     truth = np.array([[name in row["labels"] for name in classes[: posteriors.shape[1]]] for row in rows])
     reached = posteriors >= f1_thresholds(posteriors[held_out], truth[held_out])
     for row, sure in zip(rows, reached, strict=True):
-        yield {**row, "predicted_labels": [classes[i] for i in np.flatnonzero(sure)]}
+        yield {**row, "predicted_labels": [name for name, told in zip(classes, sure, strict=False) if told]}
 
 
 def _retrieved(

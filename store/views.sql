@@ -161,7 +161,8 @@ FROM stream_summary one
 JOIN stream_summary whole USING (run_id, protocol, split) WHERE whole.modalities = 'all';
 
 -- Other figures than accuracy, one a row. weighted_f1 = F1 of each class, 2 right / (samples + times predicted), weighted by
--- its samples; where sets of labels were predicted, a sample and a prediction count for each class in theirs. Of protocol retrieval, where a query's nearest anchors were ranked, up to K of them (RANKED in learner/evaluate.py):
+-- its samples; where sets of labels were predicted, a sample and a prediction count for each class in theirs. Of protocol
+-- retrieval, where a query's nearest anchors were ranked, up to K of them (RANKED in learner/evaluate.py):
 -- recall@k = share of queries with an anchor of their label among the nearest k; map = mean of the queries' average precision,
 -- the sum over ranks i that hold an anchor of its label of (such anchors up to i) / i, divided by min(such anchors in all, K).
 CREATE OR REPLACE VIEW task_metrics AS
