@@ -198,7 +198,7 @@ def test_the_mouth_follows_the_voice() -> None:
 def test_corpus_manifest_lists_what_is_there(corpus: Path) -> None:
     with open(corpus / "manifest.csv", encoding="utf-8", newline="") as file:
         listed = list(csv.DictReader(file))
-    named = {row[column] for row in listed for column in ("video", "audio", "imu", "image") if row[column]}
+    named = {row[column] for row in listed for column in ("video", "audio", "imu", "image", "depth") if row[column]}
     assert named == {name for name in _digests(corpus) if name != "manifest.csv"}
     assert {row["split"] for row in listed} == {"train", "val"}
     for row in listed:
