@@ -23,13 +23,13 @@ def row(number: int, **changes: object) -> dict[str, object]:
     found: dict[str, object] = {"key": f"k{number}", "recording": f"r{number // 2}", "checksum": f"{number:016x}"}
     found |= {"offset": 1024 * number, "size": 1024, "shard": f"s{number // 4}", "url": f"shards/s{number // 4}.tar"}
     found |= {"label": CLASSES[number % 3], "domain": "", "task": 1, "split": "train", "modalities": ["imu"]}
-    return found | {"sidecars": []} | changes
+    return found | {"sidecars": [], "also": None} | changes
 
 
 def batches(rows: list[dict[str, object]], size: int) -> Iterator[pa.RecordBatch]:
     part = pa.struct([(name, pa.int64() if name in ("offset", "size") else pa.string()) for name in PART])
     types = {"offset": pa.int64(), "size": pa.int64(), "task": pa.int32(), "modalities": pa.list_(pa.string())}
-    types |= {"sidecars": pa.list_(part)}
+    types |= {"sidecars": pa.list_(part), "also": pa.list_(pa.string())}
     schema = pa.schema({name: types.get(name, pa.string()) for name in row(0)})
     for start in range(0, len(rows), size):
         yield pa.RecordBatch.from_pylist(rows[start : start + size], schema)
