@@ -53,7 +53,6 @@ class StreamSpec(Part):
     per_task: int = Field(default=1, ge=1, description="labels, domains or arrivals a task")
     order: tuple[str, ...] = Field(default=(), description="labels or domains in order; others follow in order of name")
     order_seed: int | None = Field(default=None, description="shuffles the task order; None keeps it as written")
-
     blur: float = Field(
         default=0.0,
         ge=0,
