@@ -24,5 +24,6 @@ def f1_thresholds(posteriors: np.ndarray, truth: np.ndarray) -> np.ndarray:
     following = np.concatenate([ranked[1:], np.zeros((1, classes))])
     hits = np.take_along_axis(truth, order, 0).cumsum(0)
     f1 = 2 * hits / (np.arange(1, n + 1)[:, None] + truth.sum(0))  # of the first 1, 2 ... n
-    best = np.where(ranked > following, f1, -1).argmax(0)[None]  # equals are not parted
+    f1[:-1][ranked[1:] == ranked[:-1]] = -1  # equals are not parted
+    best = f1.argmax(0)[None]
     return ((np.take_along_axis(ranked, best, 0) + np.take_along_axis(following, best, 0)) / 2)[0]

@@ -18,5 +18,10 @@ def test_equal_posteriors_are_not_parted():
     np.testing.assert_allclose(f1_thresholds(posteriors, truth), [0.4])
 
 
+def test_a_class_that_all_have_is_told_even_at_zero():
+    posteriors, truth = np.array([[1.0], [0.0], [0.0]]), np.ones((3, 1), bool)
+    assert (posteriors >= f1_thresholds(posteriors, truth)).all()
+
+
 def test_without_held_out_samples_half_is_the_threshold():
     np.testing.assert_allclose(f1_thresholds(np.empty((0, 2)), np.empty((0, 2), bool)), [0.5, 0.5])

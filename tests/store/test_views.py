@@ -198,6 +198,30 @@ def test_weighted_f1_worked_out_by_hand(ledger: Ledger) -> None:
     assert metrics(ledger, "true") == {"weighted_f1": 0}
 
 
+def test_weighted_f1_of_sets_worked_out_by_hand(ledger: Ledger) -> None:
+    ledger.append("runs", [{"run_id": "r", "stream": "s", "scenario": "class", "method": "m", "seed": 0}])
+    sets = [(["a"], ["a"]), (["a", "b"], ["a"]), (["b"], ["a", "b"]), (["c", "a"], []), (["b"], ["b", "z"])]
+    cell = {"run_id": "r", "after_task": 1, "on_task": 1, "split": "val", "protocol": "classifier", "modalities": "all"}
+    rows = [{"label": t[0], "predicted": "a", "labels": t, "predicted_labels": p} for t, p in sets]
+    ledger.append("predictions", [cell | {"key": str(i)} | row for i, row in enumerate(rows)])
+    # F1: a 2*2/(3+3), b 2*2/(3+2), c 0; of three, three and one sample.
+    assert metrics(ledger, "true") == pytest.approx({"weighted_f1": (3 * 2 / 3 + 3 * 4 / 5 + 0) / 7})
+
+
+def test_task_aware_figures_come_from_what_is_said_within_the_task(ledger: Ledger) -> None:
+    learned(ledger, "r", MATRIX)
+    assert {row["protocol"] for row in ledger.rows("FROM task_accuracy")} == {
+        "classifier"
+    }  # of a run before there were
+    rows = ledger.rows("SELECT * EXCLUDE recorded_at FROM predictions WHERE after_task = 2 AND on_task = 1")
+    ledger.append("predictions", [row | {"predicted_in_task": "right", "labels": ["x"]} for row in rows])
+    found = ledger.rows("FROM task_accuracy WHERE after_task = 2 AND on_task = 1")
+    assert {row["protocol"]: row["accuracy"] for row in found} == {"classifier": 0.5, "task-aware": 1}
+    assert metrics(ledger, "protocol = 'task-aware'") == {"weighted_f1": 1}
+    judged = "SELECT headline('task-incremental') AS one, headline('class-incremental') AS other"
+    assert ledger.rows(judged) == [{"one": "task-aware", "other": "classifier"}]
+
+
 def test_recall_and_mean_average_precision_worked_out_by_hand(ledger: Ledger) -> None:
     learned(ledger, "r", MATRIX[:1])
     ranked(ledger, "r", 1, 1, [1, 5, 6, None], [1.0, 0.4, 0.2, 0.0])
