@@ -71,7 +71,7 @@ def plain(sample: Sample, modality: Modality) -> np.ndarray:
 class Plain:
     """Plain features as a backbone of no blocks, whose one token they are; see `backbones.base.Backbone`."""
 
-    tokens, blocks, digest = 1, (), "plain features"
+    tokens, digest = 1, "plain features"
 
     def __init__(self, modality: Modality, width: int):
         self.name, self.modality, self.dim, self.pooled_dim = f"plain-{modality}", modality, width, width
