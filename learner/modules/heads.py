@@ -203,13 +203,9 @@ class GaussianReadout:
             if len(space.counts):
                 space.calibrate(x, classes.cpu()[rows])
         if self.doubted is not None and len(self.spaces[self.doubted].counts):
-            known = classes.cpu() >= 0
             without, together = (
-                min(
-                    float(F.cross_entropy(joined / temperature, classes.cpu()[known], reduction="sum"))
-                    for temperature in _TEMPERATURES
-                )
-                for joined in (self._joined(features, presence, silent)[known] for silent in (self.doubted, None))
+                _least_surprise(self._joined(features, presence, silent), classes.cpu())
+                for silent in (self.doubted, None)
             )
             self.spaces[self.doubted].worth += without - together
 
@@ -270,6 +266,14 @@ class GaussianReadout:
             rows = presence[:, i].cpu()
             if rows.any():
                 yield space, features[name].detach().cpu()[rows].double(), rows
+
+
+def _least_surprise(scores: Tensor, classes: Tensor) -> float:
+    """The surprise of `classes` ``[n]`` under `scores` ``[n, C]`` at the best temperature; unknown ones count for 0."""
+    known = (classes >= 0) & (classes < scores.shape[1])
+    heated = scores[known] / _TEMPERATURES[:, None, None]  # [T, n, C]
+    likely = heated.log_softmax(2).gather(2, classes[known].expand(len(heated), -1)[..., None])
+    return float(-likely.sum((1, 2)).max())
 
 
 def _oas(correlation: Tensor, samples: float) -> float:
