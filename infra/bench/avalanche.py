@@ -10,7 +10,7 @@ its order, its exemplars (on both sides drawn at a task's end, at random, the sa
 from them (here anew, there in passes over the memory) and its loss.
 
 They agree where the paired 95 % t-interval of the difference over seeds holds 0, or the means are less than 2 points
-apart.
+apart. Five seeds tell about 4 points of average and 8 of last accuracy from chance: they exclude nothing finer.
 """
 
 from __future__ import annotations
