@@ -5,6 +5,7 @@
 #             (this one takes the small CPU build of torch, where pip would fetch the CUDA one)
 #   PYTEST_ARGS                                      make test PYTEST_ARGS="-n 4 tests/store"
 #   BENCH     which of infra/bench                   make bench BENCH="long kills" BENCH_ARGS=--json
+#   VENV      the environment, .venv                 make bench VENV=.venv-bench EXTRAS=cpu,bench BENCH=avalanche
 EXTRAS ?= cpu,dev
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n auto --maxprocesses 4
