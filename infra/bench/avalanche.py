@@ -181,10 +181,14 @@ def unpacked(source: Path, target: Path) -> Path:
     if all((source / name).is_dir() for name in SOURCES):
         return source
 
+    archives = [source / f"{name}.tar.xz" for name in SOURCES]
+    if absent := [str(archive) for archive in archives if not archive.is_file()]:
+        raise SystemExit(f"{', '.join(absent)}: no such file; {source} must hold {', '.join(SOURCES)}, or their archives")
+
     def extract(folder: Path) -> None:
-        for name in SOURCES:
-            with tarfile.open(source / f"{name}.tar.xz") as archive:
-                archive.extractall(folder, filter="data")
+        for archive in archives:
+            with tarfile.open(archive) as opened:
+                opened.extractall(folder, filter="data")
 
     return made(target, extract)
 

@@ -134,6 +134,20 @@ def test_settings_at_their_defaults_name_the_runs_they_named_before():
     assert run.digest != build.run(make_recipe(labels="multi"), method=None, seed=0, overridden=False).digest
 
 
+def test_a_stream_that_began_before_there_was_blur_goes_on(here):
+    former = (
+        '{"by": "label", "order": [], "order_seed": null, "per_task": 2, "scenario": "class-incremental", "tasks": []}'
+    )
+    named = {"stream": "hand", "dataset": "hand", "scenario": "class-incremental", "definition": former}
+    ledger(here).append("streams", [named])
+    recipe = make_recipe(method="slda")
+    assert stream.seal(ledger(here), recipe) == 2
+    blurred = recipe.model_copy(update={"stream": recipe.stream.model_copy(update={"blur": 0.1})})
+    with pytest.raises(PalimpsestError, match="was begun with other tasks"):
+        stream.seal(ledger(here), blurred)
+    assert build.run(recipe, method=None, seed=0, overridden=False).digest == "6fd5338d"
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "joint"])
 def test_online_every_sample_enters_one_step(here, monkeypatch, method):
     """But for exemplars that are rehearsed; closed forms take no steps, and `joint` learns all tasks anew each time."""
