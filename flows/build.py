@@ -15,7 +15,7 @@ from learner import registry
 from learner.distributed import Ranks
 from learner.features import TrunkFeatures
 from learner.loader import Damage, Example
-from learner.modules.encoder import trunk_depths
+from learner.modules.encoder import first_adapters
 from learner.trainer import Settings, Trainer
 from store.lake import Lake
 from store.ledger import Ledger
@@ -94,8 +94,8 @@ def features(lake: Lake, ledger: Ledger, recipe: Recipe, one: Run, *, workers: i
     where = device()
     names = {modality: recipe.learner.backbones[Modality(modality)] for modality in modalities(ledger, recipe, one)}
     models = registry.backbones(names, lake, where)
-    depths = trunk_depths(models, one.settings.stages)
-    return TrunkFeatures(lake, models, depths, where, Damage(one.settings.max_damaged), workers)
+    trunk = first_adapters(models, one.settings.stages, (one.settings.params or {}).get("adapted_blocks", 0))
+    return TrunkFeatures(lake, models, trunk, where, Damage(one.settings.max_damaged), workers)
 
 
 def trainer(

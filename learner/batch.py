@@ -21,7 +21,8 @@ class Batch:
     """Samples as their frozen trunks see them.
 
     Attributes:
-        tokens: hidden states below the first adapter, ``[B, N, D]`` a modality.
+        tokens: ``[B, N, 2 D]`` a modality: what enters the first adapter, and what the frozen block beside it gives;
+            the stem's output ``[B, N, D]`` for methods that have no adapters.
         masks: which tokens are valid, bool ``[B, N]``; a missing modality has none.
         pooled: the frozen backbone's pooled output ``[B, P]``, zeros where missing.
         labels: class numbers of the stream, int64 ``[B]``.

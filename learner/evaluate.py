@@ -95,6 +95,7 @@ def _of_split(
     aligned = getattr(method, "aligned", False)
     for batch in examples.batches(128):
         modalities = list(batch.masks)
+        answers: dict[tuple[Modality, ...], tuple[dict[str, torch.Tensor], torch.Tensor]] = {}  # `all` is also a set
         for name, chosen in subsets(modalities):
             part = batch.only(chosen)
             there = part.presence.any(1).cpu().numpy()
@@ -102,8 +103,10 @@ def _of_split(
             rows = [{"on_task": task.number, "split": split, "key": one.key, "label": one.label} for one in shown]
             if not rows:
                 continue
-            spaces = method.embed(part)
-            scores = method.predict(part, spaces)
+            if chosen not in answers:
+                embedded = method.embed(part)
+                answers[chosen] = embedded, method.predict(part, embedded)
+            spaces, scores = answers[chosen]
             own = [i for i, label in enumerate(classes[: scores.shape[1]]) if label in task.labels]
             posteriors = scores.softmax(1).cpu().numpy()[there]
             confidence, best = posteriors.max(1).tolist(), posteriors.argmax(1)

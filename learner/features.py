@@ -1,6 +1,6 @@
 """Frozen trunk features: computed once a shard, cached within the bound of the lake's cache, else computed as needed.
 
-Each shard and backbone has a folder in the cache with the hidden states below the first adapter, their lengths and the
+Each shard and backbone has a folder in the cache with the hidden states at the first adapter, their lengths and the
 pooled output of the whole frozen backbone, under a name that tells weights, preprocessing and the samples' checksums.
 Features are computed in padded batches of one size and kept in one precision, so a sample's are the same bits whether
 they come from a cold cache, a warm one or none.
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from learner.backbones.base import Backbone, through
+from learner.backbones.base import Backbone
 from learner.batch import Batch
 from learner.index import Rows
 from learner.loader import Damage, Example, ahead
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Features(NamedTuple):
-    """One modality of some samples: lengths ``[n]``, trunk states float16 ``[n, N, D]``, pooled float32 ``[n, P]``."""
+    """One modality of some samples: lengths ``[n]``, `Batch.tokens` as float16 ``[n, N, W]``, pooled float32 ``[n, P]``."""
 
     length: np.ndarray
     tokens: np.ndarray
@@ -58,7 +58,7 @@ class TrunkFeatures:
     Args:
         lake: holds the cache.
         backbones: the frozen backbone of each modality.
-        trunk: how many blocks of each backbone lie below the first adapter.
+        trunk: the block of each backbone that the first adapter sits beside; None keeps the stem's output.
         device: where they are computed.
         damage: takes note of samples that cannot be read.
         workers: threads that read and decode ahead.
@@ -68,7 +68,7 @@ class TrunkFeatures:
         self,
         lake: Lake,
         backbones: Mapping[Modality, Backbone],
-        trunk: Mapping[Modality, int],
+        trunk: Mapping[Modality, int | None],
         device: torch.device,
         damage: Damage | None = None,
         workers: int = 0,
@@ -84,7 +84,7 @@ class TrunkFeatures:
     def folder(self, modality: Modality, shard: str, digest: str) -> Path:
         """Where the features of one modality of a shard lie whose samples have that digest (`Index.digest`)."""
         backbone = self.backbones[modality]
-        name = f"{backbone.name}-{backbone.digest[:12]}-{self.trunk[modality]}"
+        name = f"{backbone.name}-{backbone.digest[:12]}-at-{self.trunk[modality]}"
         return self.lake.cache / "trunk" / name / f"{Path(shard).stem[:60]}-{digest[:12]}"
 
     def prepare(self, shards: Mapping[str, Rows], progress: Progress = lambda done: None) -> None:
@@ -140,7 +140,7 @@ class TrunkFeatures:
                 else:
                     rows.append((opened[at].features, opened[at].rows[example.key]))
             length = np.array([features.length[row] for features, row in rows], np.int64)
-            h = np.zeros((len(rows), max(1, length.max(initial=0)), backbone.dim), np.float32)
+            h = np.zeros((len(rows), max(1, length.max(initial=0)), self._width(modality)), np.float32)
             for i, (features, row) in enumerate(rows):
                 h[i, : length[i]] = features.tokens[row, : length[i]]
             tokens[modality] = torch.from_numpy(h)
@@ -168,6 +168,10 @@ class TrunkFeatures:
             pooled[modality] = torch.from_numpy(found.pooled)
         unknown = torch.full((len(samples),), -1)
         return Batch(tokens, masks, pooled, unknown, unknown).to(self.device)
+
+    def _width(self, modality: Modality) -> int:
+        """W of `Batch.tokens`."""
+        return self.backbones[modality].dim * (1 if self.trunk[modality] is None else 2)
 
     def _trim(self) -> int:
         """Keep the cache within its bound; what this run has found or is about to read stays."""
@@ -208,7 +212,7 @@ class TrunkFeatures:
                 found, backbone = _joined(parts[modality]), self.backbones[modality]
                 np.save(folder / "length.npy", found.length)
                 np.save(folder / "pooled.npy", found.pooled)
-                shape = (len(keys), backbone.tokens, backbone.dim)
+                shape = (len(keys), backbone.tokens, self._width(modality))
                 _copy_tokens(files[modality], shape, max(1, found.length.max(initial=0)), folder / "tokens.npy")
                 (folder / "keys.txt").write_text("\n".join(keys))
                 if len(keys) < len(examples):
@@ -272,7 +276,7 @@ class TrunkFeatures:
         if width is None:
             return Features(
                 np.zeros(n, np.int64),
-                np.zeros((n, backbone.tokens, backbone.dim), np.float16),
+                np.zeros((n, backbone.tokens, self._width(modality)), np.float16),
                 np.zeros((n, backbone.pooled_dim), np.float32),
             )
         x = np.zeros((at_once, backbone.tokens, width), np.float32)
@@ -283,23 +287,24 @@ class TrunkFeatures:
         mask = (torch.arange(backbone.tokens) < torch.from_numpy(length)[:, None]).to(self.device)
         h = backbone.stem(torch.from_numpy(x).to(self.device), mask)
         trunk = h
-        for depth, block in enumerate(backbone.blocks, 1):
-            h = through(block, h, mask)
+        for depth, block in enumerate(backbone.blocks):
+            entering = block.attend(h, mask)
+            h = entering + block.feed(entering)
             if depth == self.trunk[modality]:
-                trunk = h
+                trunk = torch.cat([entering, h], 2)
         pooled = backbone.pool(h, mask)
         return Features(length[:n], trunk[:n].half().cpu().numpy(), pooled[:n].float().cpu().numpy())
 
 
 def _copy_tokens(file: BinaryIO, shape: tuple[int, int, int], longest: int, target: Path) -> None:
-    """Write the float16 states ``[n, N, D]`` that `file` holds as an array file ``[n, longest, D]``."""
-    n, N, D = shape
+    """Write the float16 states ``[n, N, W]`` that `file` holds as an array file ``[n, longest, W]``."""
+    n, N, W = shape
     file.seek(0)
     with open(target, "wb") as out:
-        header = {"descr": "<f2", "fortran_order": False, "shape": (n, int(longest), D)}
+        header = {"descr": "<f2", "fortran_order": False, "shape": (n, int(longest), W)}
         np.lib.format.write_array_header_1_0(out, header)
         for _ in range(n):
-            out.write(file.read(2 * N * D)[: 2 * longest * D])
+            out.write(file.read(2 * N * W)[: 2 * longest * W])
 
 
 def _mapped(path: Path) -> np.ndarray:

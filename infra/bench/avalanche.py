@@ -83,10 +83,10 @@ class Packed(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Logits ``[B, C]``; while training the routers get noise, as in our methods."""
         backbones = self.network.encoder.backbones
-        parts = iter(rows.split([n for b in backbones.values() for n in (b.tokens * b.dim, b.tokens, b.pooled_dim)], 1))
+        parts = iter(rows.split([n for b in backbones.values() for n in (2 * b.tokens * b.dim, b.tokens, b.pooled_dim)], 1))
         tokens, masks, pooled = {}, {}, {}
         for m, backbone in backbones.items():
-            tokens[m] = next(parts).unflatten(1, (backbone.tokens, backbone.dim))
+            tokens[m] = next(parts).unflatten(1, (backbone.tokens, 2 * backbone.dim))
             masks[m], pooled[m] = next(parts) > 0, next(parts)
         unknown = torch.full((len(rows),), -1)
         noise = router_noise(self.network, len(rows), self.noise) if self.training else None

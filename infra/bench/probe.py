@@ -92,7 +92,7 @@ class Plain:
 
 def accuracies(lake: Lake, data: stream.StreamData, models: dict[Modality, Backbone]) -> tuple[float, float]:
     """Average and last accuracy of `slda` on the test split, in per cent."""
-    features = TrunkFeatures(lake, models, dict.fromkeys(models, 0), CPU, Damage())
+    features = TrunkFeatures(lake, models, dict.fromkeys(models), CPU, Damage())
     index = ClassIndex()
     method = SLDA(Context(models, 1, index, AnchorStore(), CPU))
     steps, met = [], []

@@ -28,7 +28,7 @@ from flows.recipe import Recipe
 from infra.bench.common import ROOT, Bound, arguments, measure, note, report
 from learner import registry
 from learner.features import COMPUTE_BATCH, TrunkFeatures
-from learner.modules.encoder import trunk_depths
+from learner.modules.encoder import first_adapters
 from learner.pictures import pixels
 from store.lake import Lake
 from store.ledger import Ledger
@@ -90,7 +90,7 @@ def peers(work: Path) -> dict[str, str]:
 def features(lake: Lake, url: str, entries: tuple[Entry, ...], order: np.ndarray) -> Callable[[], None]:
     """A pass over the samples' features from the lake's warm cache, in batches."""
     backbones = registry.backbones(dict.fromkeys(MODALITIES, "tiny"), lake, torch.device("cpu"))
-    cached = TrunkFeatures(lake, backbones, trunk_depths(backbones, 2), torch.device("cpu"))
+    cached = TrunkFeatures(lake, backbones, first_adapters(backbones, 2), torch.device("cpu"))
     ledger = Ledger(lake)
     of = {"dataset": "bench", "shard": "bench", "labels": ["x"], "split": "train", "modalities": list(MODALITIES)}
     ledger.append("samples", [{**asdict(entry), **of} for entry in entries])

@@ -24,9 +24,9 @@ class Encoded:
     routing: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-def trunk_depths(backbones: Mapping[Modality, Backbone], stages: int) -> dict[Modality, int]:
-    """How many blocks of each backbone lie below its first adapter when the last `stages` stages are adapted."""
-    return {m: _edges(len(backbone.blocks), stages)[0] for m, backbone in backbones.items()}
+def first_adapters(backbones: Mapping[Modality, Backbone], stages: int, last: int = 0) -> dict[Modality, int]:
+    """The block of each backbone that its first adapter sits beside; see `block_groups`."""
+    return {m: block_groups(len(backbone.blocks), stages, last)[0][-1] for m, backbone in backbones.items()}
 
 
 def block_groups(depth: int, stages: int, last: int = 0) -> list[range]:
@@ -34,7 +34,7 @@ def block_groups(depth: int, stages: int, last: int = 0) -> list[range]:
 
     Stage s of every backbone ends at the same relative depth, so a backbone of 12 blocks and one of 4 are paired by
     it. Four stages span a whole backbone, whatever its depth. With `last` the adapters sit at each of so many last
-    blocks instead, paired from the end; the trunk below the stages stays as it is.
+    blocks instead, paired from the end.
 
     Raises:
         PalimpsestError: the stages have fewer blocks than `last`, or one of them has none.
@@ -94,30 +94,39 @@ class MMEncoder(nn.Module):
         """Run the blocks above the trunks with their adapters.
 
         Args:
-            batch: trunk tokens.
+            batch: its tokens are what enters the first adapter and what the frozen block beside it gives.
             noise: standard normal ``[B, E]`` for the routers while training, None in evaluation.
 
         Returns:
             Pooled representations (zeros where a modality is missing) and the routing of every adapter that had work.
         """
         there = {m: b for m, b in self.backbones.items() if batch.masks[m].any()}  # the others cost nothing
-        h, encoded = {m: batch.tokens[m] for m in there}, Encoded({})
+        x, h, encoded = {}, {}, Encoded({})
         for stage in range(self.stages):
-            context = {m: self.context[m](h[m]) for m in h} if len(h) > 1 else {}
             for m, backbone in there.items():
+                if stage:
+                    x[m], h[m] = self._frozen(backbone, self.groups[m][stage], h[m], batch.masks[m])
+                else:
+                    x[m], h[m] = batch.tokens[m].split(backbone.dim, 2)
+            context = {m: self.context[m](x[m]) for m in x} if len(x) > 1 else {}
+            for m in there:
                 mask = batch.masks[m]
                 others = [o for o in there if o != m]
-                y = torch.cat([h[m].new_zeros(len(batch), 0, self.context_dim), *(context[o] for o in others)], 1)
+                y = torch.cat([x[m].new_zeros(len(batch), 0, self.context_dim), *(context[o] for o in others)], 1)
                 y_mask = torch.cat([mask[:, :0], *(batch.masks[o] for o in others)], 1)
-                *before, last = (backbone.blocks[i] for i in self.groups[m][stage])
-                x = h[m]
-                for block in before:
-                    x = through(block, x, mask)
-                x = last.attend(x, mask)
-                added, gates, chosen = self.adapters[f"{m}-{stage}"](x, mask, y, y_mask, noise)
-                h[m] = x + last.feed(x) + added
+                added, gates, chosen = self.adapters[f"{m}-{stage}"](x[m], mask, y, y_mask, noise)
+                h[m] = h[m] + added
                 encoded.routing[f"{m}-{stage}"] = (gates, chosen)
         for m, backbone in self.backbones.items():
             pooled = backbone.pool(h[m], batch.masks[m]) if m in there else torch.zeros_like(batch.pooled[m])
             encoded.pooled[m] = pooled
         return encoded
+
+    @staticmethod
+    def _frozen(backbone: Backbone, blocks: range, h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What enters the adapter beside the last of `blocks`, and what that block gives without it."""
+        for i in blocks[:-1]:
+            h = through(backbone.blocks[i], h, mask)
+        last = backbone.blocks[blocks[-1]]
+        x = last.attend(h, mask)
+        return x, x + last.feed(x)

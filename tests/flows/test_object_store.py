@@ -20,7 +20,7 @@ from flows.recipe import load_recipe
 from learner import registry
 from learner.features import TrunkFeatures
 from learner.loader import pipeline
-from learner.modules.encoder import trunk_depths
+from learner.modules.encoder import first_adapters
 from store import cache
 from store.lake import Lake, get
 from store.ledger import Ledger
@@ -138,7 +138,7 @@ def test_features_of_remote_shards_are_those_of_near_ones_and_copies_are_bounded
     for lake in (near, far):
         index = stream.load(Ledger(lake), load_recipe("folder"), ["audio"]).index
         models = registry.backbones({"audio": "tiny"}, lake, torch.device("cpu"))
-        features = TrunkFeatures(lake, models, trunk_depths(models, 2), torch.device("cpu"), workers=2)
+        features = TrunkFeatures(lake, models, first_adapters(models, 2), torch.device("cpu"), workers=2)
         features.prepare({shard: index.in_shard(shard) for shard in index.shards})
         examples = sorted(index.rows(range(len(index))), key=lambda example: example.key)
         found.append(features.batch(examples, [0, 0], [0, 0]))

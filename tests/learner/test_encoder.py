@@ -16,7 +16,7 @@ from learner.backbones.base import through
 from learner.backbones.tiny import TinyBackbone, TinySpec
 from learner.batch import Batch
 from learner.modules.adapter import CrossModalAdapter
-from learner.modules.encoder import MMEncoder, block_groups, trunk_depths
+from learner.modules.encoder import MMEncoder, block_groups, first_adapters
 from learner.modules.experts import Experts
 from learner.modules.heads import CosineHead
 from learner.modules.network import Network, NetworkShape, gate_use, router_noise
@@ -60,19 +60,20 @@ def encoder(backbones: dict[Modality, TinyBackbone], stages: int = STAGES, *, tr
 
 
 @torch.no_grad()
-def make_batch(backbones: dict[Modality, TinyBackbone], stages: int = STAGES) -> Batch:
-    """Random signals of unequal lengths, each modality run through its trunk."""
+def make_batch(backbones: dict[Modality, TinyBackbone], stages: int = STAGES, last: int = 0) -> Batch:
+    """Random signals of unequal lengths, each modality run up to its first adapter."""
     torch.manual_seed(2)
     tokens, masks, pooled = {}, {}, {}
-    trunk = trunk_depths(cast(Any, backbones), stages)
+    trunk = first_adapters(cast(Any, backbones), stages, last)
     for m, backbone in backbones.items():
         n = torch.tensor([backbone.tokens, 3, 7, backbone.tokens, 4])[:, None]
         masks[m] = torch.arange(backbone.tokens) < n
         h = backbone.stem(torch.randn(5, backbone.tokens, math.prod(backbone.spec.patch)), masks[m])
         for depth, block in enumerate(backbone.blocks):
-            if depth == trunk[m]:
-                tokens[m] = h
+            entering = cast(Any, block).attend(h, masks[m])
             h = through(cast(Any, block), h, masks[m])
+            if depth == trunk[m]:
+                tokens[m] = torch.cat([entering, h], 2)
         pooled[m] = backbone.pool(h, masks[m])
     return Batch(tokens, masks, pooled, torch.arange(5), torch.arange(5), tuple("abcde"))
 
@@ -120,7 +121,7 @@ def test_stages_of_unequal_backbones_end_at_the_same_relative_depth(depth, stage
 
 
 @pytest.mark.parametrize(("depth", "stages", "first"), [(12, 2, 6), (12, 3, 3), (24, 1, 18), (4, 4, 0)])
-def test_adapters_can_sit_at_each_of_the_last_blocks_above_the_same_trunk(depth, stages, first):
+def test_adapters_can_sit_at_each_of_the_last_blocks(depth, stages, first):
     groups = block_groups(depth, stages, last=4)
     assert [group[-1] for group in groups] == [depth - 4, depth - 3, depth - 2, depth - 1]
     assert [i for group in groups for i in group] == list(range(first, depth))
@@ -140,7 +141,7 @@ def test_adapted_blocks_lie_within_the_stages(backbones, last):
 
 
 def test_an_untrained_adapter_at_each_block_adds_nothing_and_a_trained_one_speaks(backbones):
-    batch, network = make_batch(backbones), Network(backbones, STAGES, NetworkShape(adapted_blocks=2))
+    batch, network = make_batch(backbones, last=2), Network(backbones, STAGES, NetworkShape(adapted_blocks=2))
     assert sorted(network.adapters) == sorted(f"{m}-{s}" for m in backbones for s in range(2))
     before = network.encoder(batch).pooled
     for m in backbones:

@@ -19,7 +19,7 @@ from learner.batch import Batch
 from learner.features import TrunkFeatures
 from learner.index import Rows
 from learner.loader import Damage, Example, pipeline
-from learner.modules.encoder import trunk_depths
+from learner.modules.encoder import first_adapters
 from store import cache
 from store.lake import Lake, get, put
 from store.ledger import Ledger
@@ -50,7 +50,7 @@ def load(lake: Lake) -> dict[str, Rows]:
 
 def open_features(lake: Lake, *, limit: int = 0, workers: int = 0) -> TrunkFeatures:
     models = registry.backbones(dict.fromkeys(MODALITIES, "tiny"), lake, CPU)
-    return TrunkFeatures(lake, models, trunk_depths(models, 2), CPU, Damage(limit), workers)
+    return TrunkFeatures(lake, models, first_adapters(models, 2), CPU, Damage(limit), workers)
 
 
 def as_batch(features: TrunkFeatures, examples: Sequence[Example]) -> Batch:
@@ -119,9 +119,11 @@ def test_features_are_those_of_the_backbone(here):
         mask = torch.ones(1, x.shape[1], dtype=torch.bool)
         h = model.stem(x, mask)
         for depth, block in enumerate(model.blocks):
-            if depth == features.trunk[IMU]:
-                torch.testing.assert_close(batch.tokens[IMU][i : i + 1, : x.shape[1]], h, atol=5e-3, rtol=2e-3)
+            entering = block.attend(h, mask)
             h = through(block, h, mask)
+            if depth == features.trunk[IMU]:
+                found, both = batch.tokens[IMU][i : i + 1, : x.shape[1]], torch.cat([entering, h], 2)
+                torch.testing.assert_close(found, both, atol=5e-3, rtol=2e-3)
         torch.testing.assert_close(batch.pooled[IMU][i : i + 1], model.pool(h, mask), atol=1e-4, rtol=1e-4)
 
 

@@ -504,9 +504,10 @@ def test_a_task_adds_at_most_one_hundredth_of_the_parameters():
     for number in (1, 2, 3):
         labels = torch.arange(10 * (number - 1), 10 * number).repeat(2)
         index.add((f"{label:02d}", "") for label in labels.tolist())
-        tokens = {m: torch.randn(len(labels), 6, 768) for m in backbones}
+        tokens = {m: torch.randn(len(labels), 6, 2 * 768) for m in backbones}
         masks = {m: torch.ones(len(labels), 6, dtype=torch.bool) for m in backbones}
-        batch = Batch(tokens, masks, {m: h.mean(1) for m, h in tokens.items()}, labels, labels)
+        pooled = {m: h[..., 768:].mean(1) for m, h in tokens.items()}
+        batch = Batch(tokens, masks, pooled, labels, labels)
         train = SimpleNamespace(classes=labels.unique().tolist(), batches=lambda one=batch: iter([one]))
         task: Any = SimpleNamespace(number=number, train=train, val=SimpleNamespace(batches=lambda: iter(())))
         method.begin_task(task)
