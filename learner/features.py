@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Features(NamedTuple):
-    """One modality of some samples: lengths ``[n]``, `Batch.tokens` as float16 ``[n, N, W]``, pooled float32 ``[n, P]``."""
+    """One modality of some samples: lengths ``[n]``, tokens float16 ``[n, N, W]``, pooled float32 ``[n, P]``."""
 
     length: np.ndarray
     tokens: np.ndarray

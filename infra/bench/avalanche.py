@@ -83,7 +83,8 @@ class Packed(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Logits ``[B, C]``; while training the routers get noise, as in our methods."""
         backbones = self.network.encoder.backbones
-        parts = iter(rows.split([n for b in backbones.values() for n in (2 * b.tokens * b.dim, b.tokens, b.pooled_dim)], 1))
+        widths = ((2 * b.tokens * b.dim, b.tokens, b.pooled_dim) for b in backbones.values())
+        parts = iter(rows.split([width for of_one in widths for width in of_one], 1))
         tokens, masks, pooled = {}, {}, {}
         for m, backbone in backbones.items():
             tokens[m] = next(parts).unflatten(1, (backbone.tokens, 2 * backbone.dim))
@@ -183,7 +184,7 @@ def unpacked(source: Path, target: Path) -> Path:
 
     archives = [source / f"{name}.tar.xz" for name in SOURCES]
     if absent := [str(archive) for archive in archives if not archive.is_file()]:
-        raise SystemExit(f"{', '.join(absent)}: no such file; {source} must hold {', '.join(SOURCES)}, or their archives")
+        raise SystemExit(f"no such file: {', '.join(absent)}; {source} must hold {', '.join(SOURCES)} as folders or so")
 
     def extract(folder: Path) -> None:
         for archive in archives:
