@@ -45,8 +45,8 @@ class CrossModalMoEParams:
         distillation: weight of the logit term; 0 leaves it out.
         modality_dropout: chance that a sample loses one of its modalities in training.
         plasticity: learning rate after the first task, as a share of that in it.
-        freeze: experts frozen per adapter after each task; 0 freezes none.
-        spare: experts per adapter that must stay trainable, top_k at least; more are grown where there are fewer.
+        freeze: how many of the experts that still learn are frozen per adapter after each task, the most used first.
+        spare: experts per adapter that a task finds trainable, top_k at least; more are grown where there are fewer.
         compensate: carry stored vectors along when their space drifts.
         refit: read classes off in closed form from frozen and fused features; else the trained head speaks.
     """
@@ -106,10 +106,15 @@ class CrossModalMoE:
         return self.network
 
     def begin_task(self, task: Task) -> list[ParameterGroup]:
-        """Keep the model as it is now as the teacher, and make room in the head."""
+        """Keep the model as it is now as the teacher, and make room in the head and for experts."""
         self.teacher = self.network.frozen_copy() if task.number > 1 else None
         self._own = torch.tensor(task.train.classes)
         self.network.head.grow(len(self.context.index.classes))
+        spare = max(self.params.spare, self.params.shape.top_k)
+        for adapter in self.network.adapters.values():
+            if self.params.freeze and (short := spare - len(adapter.experts.trainable)) > 0:
+                adapter.experts.grow(short)
+                adapter.router.grow(short)
         scale = self.params.plasticity if self.teacher is not None else 1.0
         return [{"params": self.network.trained_parameters(), "scale": scale}]
 
@@ -146,7 +151,7 @@ class CrossModalMoE:
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        """Compensate what drifted, re-fit the readout, freeze the most influential experts and grow new ones."""
+        """Compensate what drifted, re-fit the readout and freeze the most influential experts."""
         compensate = self.teacher if self.params.compensate else None
         batches, outputs, before = self._run(task.train, compensate)
         presence = torch.cat([batch.presence for batch in batches])
@@ -158,7 +163,7 @@ class CrossModalMoE:
         if held_out:
             features, there, _ = self._statistics(held_out, seen)
             self.readout.calibrate(features, there, torch.cat([batch.labels for batch in held_out]))
-        self._freeze_and_grow(batches, outputs)
+        self._freeze(batches, outputs)
 
     @torch.no_grad()
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -261,16 +266,12 @@ class CrossModalMoE:
             batches.append(replace(batch, tokens={}))
         return batches, outputs, before
 
-    def _freeze_and_grow(self, batches: list[Batch], outputs: list[Output]) -> None:
+    def _freeze(self, batches: list[Batch], outputs: list[Output]) -> None:
         self._routing = gate_use(self.network, batches, outputs)
-        spare = max(self.params.spare, self.params.shape.top_k)
         for name, adapter in self.network.adapters.items():
             mass = torch.tensor(self._routing["gate_mass"].get(name, ()))
-            by_influence = [e for e in mass.argsort(descending=True, stable=True).tolist() if mass[e] > 0]
-            adapter.experts.freeze(by_influence[: self.params.freeze])
-            if self.params.freeze and (short := spare - len(adapter.experts.trainable)) > 0:
-                adapter.experts.grow(short)
-                adapter.router.grow(short)
+            used = [e for e in mass.argsort(descending=True, stable=True).tolist() if mass[e] > 0]
+            adapter.experts.freeze([e for e in used if e not in adapter.experts.frozen][: self.params.freeze])
 
     def _statistics(self, batches: list[Batch], outputs: list[Output]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         features = {str(m): torch.cat([batch.pooled[m] for batch in batches]) for m in self.context.backbones}

@@ -101,7 +101,9 @@ class MMEncoder(nn.Module):
             Pooled representations (zeros where a modality is missing) and the routing of every adapter that had work.
         """
         there = {m: b for m, b in self.backbones.items() if batch.masks[m].any()}  # the others cost nothing
-        x, h, encoded = {}, {}, Encoded({})
+        x: dict[Modality, Tensor] = {}
+        h: dict[Modality, Tensor] = {}
+        encoded = Encoded({})
         for stage in range(self.stages):
             for m, backbone in there.items():
                 if stage:

@@ -83,13 +83,14 @@ class GaussianSpace:
         if (fresh := int(groups.max()) + 1 - len(self.counts)) > 0:
             self.counts, self.means = F.pad(self.counts, (0, fresh)), F.pad(self.means, (0, 0, 0, fresh))
         self.owner = owner[: len(self.counts)].clone()
-        for g in groups.unique().tolist():
-            mine = x[groups == g]
-            known, new, mean = float(self.counts[g]), len(mine), mine.mean(0)
-            centred, shift = mine - mean, mean - self.means[g]
-            self.scatter += centred.T @ centred + known * new / (known + new) * torch.outer(shift, shift)
-            self.means[g] += shift * new / (known + new)
-            self.counts[g] += new
+        met, place = groups.unique(return_inverse=True)
+        known, new = self.counts[met], place.bincount().double()
+        mean = torch.zeros(len(met), x.shape[1], dtype=x.dtype).index_add_(0, place, x) / new[:, None]
+        centred, shift = x - mean[place], mean - self.means[met]
+        between = shift * (known * new / (known + new)).sqrt()[:, None]
+        self.scatter += centred.T @ centred + between.T @ between
+        self.means[met] += shift * (new / (known + new))[:, None]
+        self.counts[met] += new
         self._solved.clear()
 
     def calibrate(self, x: Tensor, classes: Tensor) -> None:
