@@ -88,7 +88,6 @@ def test_frozen_experts_stay_through_later_tasks_and_enough_can_learn(here):
     for name, frozen in first["structure"]["frozen"].items():
         assert len(frozen) == 2
         assert set(frozen) <= set(second["structure"]["frozen"][name])
-        assert len(second["structure"]["frozen"][name]) == 4
         assert second["structure"]["experts"][name] - len(frozen) == 3  # of 4 there were, 2 still learnt
         for e in range(first["structure"]["experts"][name]):
             for part in ("down", "up"):
