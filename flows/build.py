@@ -94,7 +94,9 @@ def features(lake: Lake, ledger: Ledger, recipe: Recipe, one: Run, *, workers: i
     where = device()
     names = {modality: recipe.learner.backbones[Modality(modality)] for modality in modalities(ledger, recipe, one)}
     models = registry.backbones(names, lake, where)
-    trunk = first_adapters(models, one.settings.stages, (one.settings.params or {}).get("adapted_blocks", 0))
+    trunk: dict[Modality, int] | dict[Modality, None] = dict.fromkeys(models)
+    if not registry.takes_stem(one.settings.method):
+        trunk = first_adapters(models, one.settings.stages, (one.settings.params or {}).get("adapted_blocks", 0))
     return TrunkFeatures(lake, models, trunk, where, Damage(one.settings.max_damaged), workers)
 
 

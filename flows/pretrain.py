@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from flows.build import device
+from learner import registry
 from learner.backbones.tiny import SPECS
 from learner.loader import Example
 from learner.pretrain import pretrain as fill_in
@@ -26,7 +27,7 @@ def pretrain(
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Path]:
-    """Pre-train every tiny backbone that a data set has signals for, by masked reconstruction on its train split.
+    """Pre-train every tiny backbone that a data set has signals for, and the canonical trunk, on its train split.
 
     Args:
         lake: holds the data set.
@@ -54,7 +55,8 @@ def pretrain(
     examples = [Example.from_row(row, lake) for row in rows]
     there = {modality for example in examples for modality in example.modalities}
     written = []
-    for name in [name for name, spec in SPECS.items() if spec.modality in there]:
+    names = [*SPECS, registry.CANONICAL]
+    for name in [name for name in names if there & {model.modality for model in registry.untrained(name)}]:
         tell = partial(_tell, progress, name)
         data = fill_in(name, examples, steps=steps, seed=seed, device=device(), progress=tell)
         written.append((out or lake.backbones) / f"{name}.safetensors")

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from learner import registry
 from learner.backbones.base import Block, through
-from learner.backbones.tiny import SPECS, TinyBackbone
+from learner.backbones.tiny import TinyBackbone
 from learner.loader import Example, pipeline
 from learner.order import generator
-from store.types import Modality, PalimpsestError
+from store.types import PalimpsestError
 
 Progress = Callable[[int, int, float], None]
 
@@ -38,7 +39,7 @@ def pretrain(
     """Train backbone `name` to fill in patches that were hidden from it.
 
     Args:
-        name: registry name of a tiny backbone.
+        name: of a tiny backbone, or of a family that shares one trunk.
         examples: unlabelled recordings; those without the modality are left out, and labels are never read.
         steps: optimiser steps.
         batch_size: samples a step.
@@ -55,8 +56,9 @@ def pretrain(
         PalimpsestError: no example has the modality.
     """
     torch.manual_seed(int(generator("pretrain", name, seed).integers(2**63)))
-    model = TinyBackbone(SPECS[name]).to(device)
-    patches, mask = _gather(model, examples)
+    model, *others = registry.untrained(name)
+    patches, mask = _gather([model, *others], examples)
+    model.to(device)
     hidden = nn.Parameter(torch.randn(model.spec.dim, device=device) * 0.02)
     decoder = nn.Linear(model.spec.dim, math.prod(model.spec.patch)).to(device)
     parameters = [*model.parameters(), *decoder.parameters(), hidden]
@@ -97,12 +99,15 @@ def _spans(valid: Tensor, rng: np.random.Generator, model: TinyBackbone) -> Tens
     return valid & (torch.arange(valid.shape[1]) < kept)
 
 
-def _gather(model: TinyBackbone, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def _gather(models: Sequence[TinyBackbone], examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """All patches ``[n, N, F]``, padded, and their validity ``[n, N]``."""
-    wanted = [example for example in examples if model.modality in example.modalities]
+    known = {model.modality for model in models}
+    wanted = [example for example in examples if known & set(example.modalities)]
     if not wanted:
-        raise PalimpsestError(f"nothing to pre-train {model.name} on: no sample has {Modality(model.modality)}")
-    rows = [model.patches(sample) for sample in pipeline(wanted)]
+        raise PalimpsestError(f"nothing to pre-train {models[0].name} on: no sample has {' or '.join(sorted(known))}")
+    rows = [
+        model.patches(sample) for sample in pipeline(wanted) for model in models if model.modality in sample.modalities
+    ]
     longest = max(map(len, rows))
     x = np.zeros((len(rows), longest, rows[0].shape[1]), np.float32)
     for i, row in enumerate(rows):

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load
 
 from learner.backbones.base import Backbone
+from learner.backbones.canonical import FORMS, CanonicalBackbone
 from learner.backbones.tiny import SPECS, TinyBackbone
 from learner.methods.base import Context, Method, UseOfExemplars
 from store.lake import Lake
 from store.types import Modality, PalimpsestError
 
-HUB = "hub:"
+HUB, CANONICAL = "hub:", "canonical"
 METHODS = {
     "crossmodal-moe": ("learner.methods.crossmodal_moe", "CrossModalMoE"),
     "finetune": ("learner.methods.finetune", "Finetune"),
@@ -31,19 +32,33 @@ METHODS = {
     "ranpac": ("learner.methods.ranpac", "RanPAC"),
     "moe-adapters": ("learner.methods.moe_adapters", "MoEAdapters"),
     "av-cil": ("learner.methods.av_cil", "AVCIL"),
+    "comm": ("learner.methods.comm", "Comm"),
 }
 
 
-def backbone(name: str, lake: Lake, device: torch.device) -> Backbone:
-    """A frozen backbone by name, with the weights that this lake pre-trained where it did, else those that ship.
+def untrained(name: str) -> list[TinyBackbone]:
+    """The backbones that are pre-trained together under `name`: they share their parameters, one takes each modality.
+
+    Raises:
+        PalimpsestError: nothing is called so.
+    """
+    if name == CANONICAL:
+        first, *others = FORMS
+        model = CanonicalBackbone(first)
+        return [model, *(model.beside(modality) for modality in others)]
+    if name not in SPECS:
+        known = ", ".join([*sorted(SPECS), CANONICAL])
+        raise PalimpsestError(f"no backbone is called {name!r}; there are: {known}, {HUB}NAME_OR_FOLDER")
+    return [TinyBackbone(SPECS[name])]
+
+
+def _loaded(name: str, lake: Lake, device: torch.device) -> list[TinyBackbone]:
+    """Frozen backbones, with the weights that this lake pre-trained where it did, else those that ship.
 
     Raises:
         PalimpsestError: no such backbone, or no weights for it.
     """
-    if name not in SPECS:
-        raise PalimpsestError(
-            f"no backbone is called {name!r}; there are: {', '.join(sorted(SPECS))}, {HUB}NAME_OR_FOLDER"
-        )
+    models = untrained(name)
     own = lake.backbones / f"{name}.safetensors"
     shipped = resources.files("learner.backbones") / f"weights/{name}.safetensors"
     if own.exists():
@@ -52,10 +67,20 @@ def backbone(name: str, lake: Lake, device: torch.device) -> Backbone:
         data = shipped.read_bytes()
     else:
         raise PalimpsestError(f"backbone {name} has no weights: run `palimpsest pretrain` on unlabelled recordings")
-    model = TinyBackbone(SPECS[name])
-    model.load_state_dict({key: value.float() for key, value in load(data).items()})
-    model.digest = hashlib.sha256(data + repr(SPECS[name]).encode()).hexdigest()
-    return cast(Backbone, model.eval().requires_grad_(False).to(device))
+    models[0].load_state_dict({key: value.float() for key, value in load(data).items()})
+    for model in models:
+        model.digest = hashlib.sha256(data + repr(model.spec).encode()).hexdigest()
+        model.eval().requires_grad_(False).to(device)
+    return models
+
+
+def backbone(name: str, lake: Lake, device: torch.device) -> Backbone:
+    """A frozen backbone that is pre-trained alone, such as ``tiny-audio``.
+
+    Raises:
+        PalimpsestError: no such backbone, or no weights for it.
+    """
+    return cast(Backbone, _loaded(name, lake, device)[0])
 
 
 def method(name: str, context: Context, params: Mapping[str, Any]) -> Method:
@@ -79,6 +104,15 @@ def exemplars(name: str) -> UseOfExemplars:
     return getattr(_method(name), "exemplars", "optional")
 
 
+def takes_stem(name: str) -> bool:
+    """Whether a method's tokens are the stem's output; else they are what the first adapter sees.
+
+    Raises:
+        PalimpsestError: no such method.
+    """
+    return getattr(_method(name), "stem", False)
+
+
 def _method(name: str) -> Any:
     if name not in METHODS:
         raise PalimpsestError(f"no method is called {name!r}; there are: {', '.join(METHODS)}")
@@ -89,13 +123,24 @@ def _method(name: str) -> Any:
 def backbones(names: Mapping[str, str], lake: Lake, device: torch.device) -> dict[Modality, Backbone]:
     """The backbones of a recipe, by modality.
 
-    A family's name (`tiny`) stands for its member of that modality, `hub:NAME_OR_FOLDER` for a transformers checkpoint.
+    A family's name (`tiny`) stands for its member of that modality, `canonical` for one trunk that all who name it
+    share, `hub:NAME_OR_FOLDER` for a transformers checkpoint.
 
     Raises:
         PalimpsestError: a backbone is not for the modality that it is named for.
     """
     found: dict[Modality, Backbone] = {}
+    shared: dict[str, Backbone] = {}
+    if CANONICAL in names.values():
+        shared = {str(model.modality): cast(Backbone, model) for model in _loaded(CANONICAL, lake, device)}
     for modality, name in names.items():
+        if name == CANONICAL:
+            if modality not in shared:
+                raise PalimpsestError(
+                    f"backbone {CANONICAL} takes {', '.join(shared)}; the recipe names it for {modality}"
+                )
+            found[Modality(modality)] = shared[modality]
+            continue
         if name.startswith(HUB):
             hub = import_module("learner.backbones.hub")  # transformers is an extra
             found[Modality(modality)] = hub.load(name.removeprefix(HUB), Modality(modality), lake).to(device)

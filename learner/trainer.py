@@ -128,7 +128,9 @@ class Trainer:
                 f"Put the former weights back into {lake.backbones}, or begin a new run by renaming the stream."
             )
         self._digests = digests
-        context = Context(backbones, settings.stages, self.index, self.anchors, device, self.ranks.gather)
+        context = Context(
+            backbones, settings.stages, self.index, self.anchors, device, self.ranks.gather, self._further
+        )
         self._seed_torch("init", 0)
         self.method = registry.method(settings.method, context, settings.params or {})
         if registry.exemplars(settings.method) == "needed" and not settings.memory:
@@ -137,7 +139,8 @@ class Trainer:
             )
         if state:
             self.method.load_state_dict(to_tensors(state["method"]))
-        self.frozen_parameters = sum(p.numel() for b in backbones.values() for p in b.parameters())  # type: ignore[attr-defined]
+        frozen = {id(p): p for b in backbones.values() for p in b.parameters()}  # type: ignore[attr-defined]
+        self.frozen_parameters = sum(p.numel() for p in frozen.values())
 
     def task(self, number: int, name: str, splits: Mapping[Split, Rows], labels: Iterable[str] = ()) -> Task:
         """A task over this run's features and class numbers; its training classes are numbered now."""
@@ -208,6 +211,9 @@ class Trainer:
         self.ranks.wait()
         self.snapshot = snapshot_id(self.run_id, task.number)
         return self.snapshot
+
+    def _further(self, modality: Modality, name: str) -> Backbone:
+        return registry.backbones({modality: name}, self.lake, self.device)[modality]
 
     @property
     def _checkpoint(self) -> Path:

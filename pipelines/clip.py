@@ -231,7 +231,8 @@ class _Signals:
         self._stills: list[Path] = []
         tracks, ends = recording.tracks, [0.0]
         if track := tracks.get(Modality.VIDEO):
-            ends.append(self._open_video(track, source, sound=Modality.AUDIO not in tracks))
+            sound = Modality.AUDIO not in tracks and not recording.mute
+            ends.append(self._open_video(track, source, sound=sound))
         if (track := tracks.get(Modality.AUDIO)) and format.audio_hz:
             found = pyav.scan(_path(track, source), audio_hz=format.audio_hz, video=False, deadline=deadline)
             stack.callback(found.close)

@@ -211,6 +211,7 @@ class Recording:
         group: recordings that must share a split (one film, one sentence, one session).
         shift: what its signals are put through; another shift of the same files is another recording.
         fault: why it cannot be cut, where what its list says of it cannot be understood; it goes to quarantine so.
+        mute: a video's own sound is left out.
     """
 
     name: str
@@ -224,6 +225,7 @@ class Recording:
     language: str | None = None
     shift: Shift | None = None
     fault: str | None = None
+    mute: bool = False
 
     def content_id(self, source: Path) -> str:
         """16 hexadecimal digits of the SHA-256 over the tracks' bytes: the recording's identity wherever it lies.

@@ -13,10 +13,14 @@ from learner.backbones.base import Backbone
 from learner.batch import Batch
 from learner.data import ClassIndex, Examples, Task
 from store.anchors import AnchorStore
-from store.types import Modality
+from store.types import Modality, PalimpsestError
 
 FUSED = "fused"  # the space of all that a sample has together
 UseOfExemplars = Literal["optional", "needed", "unused"]
+
+
+def _none(modality: Modality, name: str) -> Backbone:
+    raise PalimpsestError(f"there is no backbone {name} for {modality} here")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Context:
         anchors: the run's anchor store; the trainer adds to it after each task.
         device: where tensors live.
         gather: the rows of all ranks that share a step, with their gradients, for terms that compare samples.
+        further: another frozen backbone by modality and name, for methods that need one beside the stream's.
     """
 
     backbones: Mapping[Modality, Backbone]
@@ -38,6 +43,7 @@ class Context:
     anchors: AnchorStore
     device: torch.device
     gather: Callable[[Tensor], Tensor] = lambda rows: rows
+    further: Callable[[Modality, str], Backbone] = _none
 
 
 class ParameterGroup(TypedDict):
@@ -56,7 +62,8 @@ class Method(Protocol):
 
     A method whose modalities are trained into one space, so that a sound may ask for a video, says so by a true
     attribute ``aligned``; without it they are not asked for each other. One that is undefined without exemplars, or
-    leaves them unused, says so by its class's attribute ``exemplars``; without it they are optional.
+    leaves them unused, says so by its class's attribute ``exemplars``; without it they are optional. One that has no
+    adapters and wants the stem's output as tokens says so by its class's attribute ``stem``.
     """
 
     scope: Literal["task", "seen"]
@@ -99,6 +106,23 @@ class Recalls(Protocol):
 
     def recall(self, exemplars: Examples) -> None:
         """Take note of `exemplars`, all that are kept after a task, the model being as it will be measured."""
+
+
+@runtime_checkable
+class Unnamed(Protocol):
+    """A method that can do without knowing through which modality it meets a sample."""
+
+    def predict_unnamed(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> tuple[Tensor, list[str]]:
+        """Scores of views of any modality, all of one shape and type.
+
+        Args:
+            tokens: ``[V, N, D]``.
+            mask: ``[V, N]``.
+            pooled: prompt-free features ``[V, P]``.
+
+        Returns:
+            ``[V, C]``, and the modality that each view is taken for.
+        """
 
 
 @runtime_checkable

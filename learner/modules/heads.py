@@ -131,6 +131,16 @@ class GaussianSpace:
         """Log-likelihoods up to a constant, ``[n, d]`` -> ``[n, G]``; a group never met here scores average."""
         return self._raw(x, self.prior) / self.temperature
 
+    def state(self) -> dict[str, Tensor]:
+        """The statistics."""
+        return {field: getattr(self, field) for field in _STATE}
+
+    def take(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from saved statistics."""
+        for field in _STATE:
+            setattr(self, field, state[field].to(getattr(self, field).dtype))
+        self._solved.clear()
+
     def _raw(self, x: Tensor, prior: Prior) -> Tensor:
         if len(self.owner.unique()) == len(self.owner):  # one group a class: there is nothing to pull
             prior = replace(prior, pull=0.0)
@@ -141,13 +151,24 @@ class GaussianSpace:
         return torch.where(known, scores, scores[:, known].mean(1, keepdim=True))
 
     def _solve(self, prior: Prior) -> tuple[Tensor, Tensor]:
-        """The discriminant ``[d, G]`` and its offset ``[G]``."""
+        """The discriminant of the groups ``[d, G]`` and its offset ``[G]``."""
         means, scatter = self.means, self.scatter
         if prior.pull:
             same = (self.owner[:, None] == self.owner).double() * self.counts
             aside = means - same @ means / same.sum(1, keepdim=True).clamp_min(1)  # from the class's mean
             pulled = aside / (1 + self.counts[:, None] / prior.pull)
             means, scatter = means - pulled, scatter + (pulled * self.counts[:, None]).T @ pulled
+        return self.discriminant(means, prior, scatter)
+
+    def discriminant(self, means: Tensor, prior: Prior, scatter: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weights ``[d, K]`` and offsets ``[K]`` that tell Gaussians of this space's covariance apart.
+
+        Args:
+            means: theirs ``[K, d]``.
+            prior: of the covariance.
+            scatter: within groups, where it is not the space's own.
+        """
+        scatter = self.scatter if scatter is None else scatter
         freedom = (self.counts.sum() - (self.counts > 0).sum()).clamp_min(1)
         covariance = scatter / freedom + (self.doubt if len(self.doubt) else 0.0)
         deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
@@ -250,14 +271,12 @@ class GaussianReadout:
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The statistics by space."""
-        return {name: {field: getattr(space, field) for field in _STATE} for name, space in self.spaces.items()}
+        return {name: space.state() for name, space in self.spaces.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take over saved statistics."""
         for name, space in self.spaces.items():
-            for field in _STATE:
-                setattr(space, field, state[name][field].to(getattr(space, field).dtype))
-            space._solved.clear()
+            space.take(state[name])
 
     def _parts(
         self, features: Mapping[str, Tensor], presence: Tensor

@@ -39,6 +39,7 @@ READERS = {
     "imu-digits": "pipelines.readers.digit_sets:ImuDigits",
     "kinetics": "pipelines.readers.clips_csv:Kinetics",
     "mnist": "pipelines.readers.digit_sets:Mnist",
+    "modalities": "pipelines.readers.modalities:Modalities",
     "nyu-depth": "pipelines.readers.nyu_depth:NyuDepth",
     "samsemo": "pipelines.readers.samsemo:Samsemo",
     "sun-rgbd": "pipelines.readers.sun_rgbd:SunRgbd",
