@@ -1,5 +1,7 @@
 """After each task, on every task seen: predictions by classifier and by retrieval, per modality subset.
 
+Where all modalities share one trunk the classifier is asked again without being told which is which (``agnostic``).
+
 It writes what was predicted, and where the right anchors ranked; what that means in accuracy, recall or forgetting is
 SQL (`store/views.sql`).
 """
@@ -12,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from learner.backbones.base import one_trunk
+from learner.batch import Batch
 from learner.data import Examples, Task
-from learner.methods.base import FUSED, Method
+from learner.methods.base import FUSED, Method, Unnamed
 from learner.retrieval import Retrieval, average_precision, vote
 from learner.thresholds import f1_thresholds
 from store.anchors import AnchorStore
@@ -93,9 +98,12 @@ def _of_split(
     examples: Examples = getattr(task, split)
     classes = examples.index.classes
     aligned = getattr(method, "aligned", False)
+    unnamed = method if isinstance(method, Unnamed) and one_trunk(examples.features.backbones) else None
     for batch in examples.batches(128):
         modalities = list(batch.masks)
-        answers: dict[tuple[Modality, ...], tuple[dict[str, torch.Tensor], torch.Tensor]] = {}  # `all` is also a set
+        met = [m for m, mask in batch.masks.items() if mask.any()]
+        answers: dict[tuple[Modality, ...], tuple[dict[str, torch.Tensor], torch.Tensor]] = {}
+        told: dict[tuple[Modality, ...], tuple[np.ndarray, np.ndarray]] = {}
         for name, chosen in subsets(modalities):
             part = batch.only(chosen)
             there = part.presence.any(1).cpu().numpy()
@@ -103,10 +111,11 @@ def _of_split(
             rows = [{"on_task": task.number, "split": split, "key": one.key, "label": one.label} for one in shown]
             if not rows:
                 continue
-            if chosen not in answers:
+            here = tuple(m for m in met if m in chosen)  # which several sets may come to
+            if here not in answers:
                 embedded = method.embed(part)
-                answers[chosen] = embedded, method.predict(part, embedded)
-            spaces, scores = answers[chosen]
+                answers[here] = embedded, method.predict(part, embedded)
+            spaces, scores = answers[here]
             own = [i for i, label in enumerate(classes[: scores.shape[1]]) if label in task.labels]
             posteriors = scores.softmax(1).cpu().numpy()[there]
             confidence, best = posteriors.max(1).tolist(), posteriors.argmax(1)
@@ -117,6 +126,14 @@ def _of_split(
                 by_head["labels"] = list(example.labels) if several else None
                 row = {**row, "modalities": name, "protocol": "classifier", **by_head}
                 yield row, posteriors[i] if several else None
+            if unnamed is not None:
+                if here not in told:
+                    told[here] = _without_names(unnamed, part)
+                posteriors, identified = (found[there] for found in told[here])
+                for row, posterior, share in zip(rows, posteriors, identified, strict=True):
+                    best_of = {"predicted": classes[posterior.argmax()], "confidence": float(posterior.max())}
+                    best_of["identified"] = None if np.isnan(share) else float(share)
+                    yield {**row, "modalities": name, "protocol": "agnostic", **best_of}, None
             for asked, query, space in searches(name, chosen, modalities, aligned=aligned):
                 if not {space, query} <= set(retrieval.anchors.spaces):  # training never met that modality
                     continue
@@ -124,6 +141,31 @@ def _of_split(
                 found = _retrieved(retrieval, space, query, queries, labels)
                 for row, by_anchor in zip(rows, found, strict=True):
                     yield {**row, "modalities": asked, "protocol": "retrieval", **by_anchor}, None
+
+
+def _without_names(method: Unnamed, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Posteriors ``[B, C]`` of samples whose views come without the names of their modalities.
+
+    And ``[B]`` the share of each one's views that were taken for what they are, nan where the method does not ask.
+    """
+    views = [(str(m), mask.any(1), mask) for m, mask in batch.masks.items() if mask.any()]
+    longest = max(mask.shape[1] for _, _, mask in views)
+
+    def padded(x: torch.Tensor) -> torch.Tensor:
+        return F.pad(x, (0, 0) * (x.dim() - 2) + (0, longest - x.shape[1]))
+
+    scores, taken = method.predict_unnamed(
+        torch.cat([padded(batch.tokens[Modality(name)][rows]) for name, rows, _ in views]),
+        torch.cat([padded(mask[rows]) for _, rows, mask in views]),
+        torch.cat([batch.pooled[Modality(name)][rows] for name, rows, _ in views]),
+    )
+    owner = torch.cat([rows.nonzero()[:, 0] for _, rows, _ in views])  # the sample of each view, [V]
+    count = owner.bincount(minlength=len(batch)).clamp_min(1)
+    names = [name for name, rows, _ in views for _ in range(int(rows.sum()))]
+    right = [float("nan")] * len(names) if taken is None else [float(a == b) for a, b in zip(taken, names, strict=True)]
+    mean = scores.new_zeros(len(batch), scores.shape[1]).index_add_(0, owner, scores) / count[:, None]
+    share = scores.new_zeros(len(batch)).index_add_(0, owner, scores.new_tensor(right)) / count
+    return mean.softmax(1).cpu().numpy(), share.cpu().numpy()
 
 
 def _with_sets(told: Sequence[tuple[Row, np.ndarray]], classes: Sequence[str]) -> Iterator[Row]:

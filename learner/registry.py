@@ -33,6 +33,9 @@ METHODS = {
     "moe-adapters": ("learner.methods.moe_adapters", "MoEAdapters"),
     "av-cil": ("learner.methods.av_cil", "AVCIL"),
     "comm": ("learner.methods.comm", "Comm"),
+    "l2p": ("learner.methods.prompt_pools", "L2P"),
+    "coda-prompt": ("learner.methods.prompt_pools", "CodaPrompt"),
+    "zero-shot": ("learner.methods.zero_shot", "ZeroShot"),
 }
 
 

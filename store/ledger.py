@@ -88,7 +88,7 @@ TABLES = {
         _table("predictions", "run_id after_task on_task split protocol modalities key", run_id=_S, after_task=_I,
                on_task=_I, split=_S, protocol=_S, modalities=_S, key=_S, label=_S, predicted=_S,
                predicted_in_task=_S, labels=_NAMES, predicted_labels=_NAMES, confidence=_F,
-               hit=_I, average_precision=_F, novelty=_F, nearest=_NAMES, snapshot_id=_S),
+               identified=_F, hit=_I, average_precision=_F, novelty=_F, nearest=_NAMES, snapshot_id=_S),
         _table("promotions", "promotion", promotion=_S, stream=_S, snapshot_id=_S, run_id=_S, after_task=_I,
                verdict=_S, reason=_S, figures=_S),
         _table("events", "event", event=_S, kind=_S, subject=_S, detail=_S, seconds=_F),

@@ -160,6 +160,18 @@ SELECT one.run_id, one.stream, one.method, one.seed, one.protocol, one.split, on
 FROM stream_summary one
 JOIN stream_summary whole USING (run_id, protocol, split) WHERE whole.modalities = 'all';
 
+-- How often a method that is not told through which modality it meets a sample finds that out, by the task measured; where it
+-- does not ask there is no row. agnostic_loss = accuracy where it is told, less that where it is not.
+CREATE OR REPLACE VIEW modality_identification AS
+SELECT p.run_id, r.stream, r.method, r.seed, p.after_task, p.on_task, t.task_name, p.modalities, p.split,
+    avg(p.identified) AS identified, any_value(named.accuracy) - count(*) FILTER (p.predicted = p.label) / count(*) AS agnostic_loss
+FROM predictions p JOIN runs r USING (run_id)
+JOIN task_accuracy named ON named.run_id = p.run_id AND named.after_task = p.after_task AND named.on_task = p.on_task
+    AND named.modalities = p.modalities AND named.split = p.split AND named.protocol = 'classifier'
+LEFT JOIN tasks t ON t.stream = r.stream AND t.task = p.on_task
+WHERE p.protocol = 'agnostic' AND p.identified IS NOT NULL
+GROUP BY ALL;
+
 -- Other figures than accuracy, one a row. weighted_f1 = F1 of each class, 2 right / (samples + times predicted), weighted by
 -- its samples; where sets of labels were predicted, a sample and a prediction count for each class in theirs. Of protocol
 -- retrieval, where a query's nearest anchors were ranked, up to K of them (RANKED in learner/evaluate.py):

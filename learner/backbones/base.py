@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -59,3 +59,8 @@ class Backbone(Protocol):
 
     def pool(self, h: Tensor, mask: Tensor) -> Tensor:
         """The last block's output ``[B, N, D]`` to one vector a sample ``[B, P]``; absent samples give zeros."""
+
+
+def one_trunk(backbones: Mapping[Modality, Backbone]) -> bool:
+    """Whether several modalities go through the very same blocks, so that no shape or type tells them apart."""
+    return len(backbones) > 1 and len({id(backbone.blocks) for backbone in backbones.values()}) == 1

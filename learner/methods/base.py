@@ -110,19 +110,27 @@ class Recalls(Protocol):
 
 @runtime_checkable
 class Unnamed(Protocol):
-    """A method that can do without knowing through which modality it meets a sample."""
+    """A method that can do without knowing through which modality it meets a sample, where all have one trunk."""
 
-    def predict_unnamed(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> tuple[Tensor, list[str]]:
+    def predict_unnamed(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> tuple[Tensor, list[str] | None]:
         """Scores of views of any modality, all of one shape and type.
 
         Args:
-            tokens: ``[V, N, D]``.
+            tokens: ``[V, N, W]``.
             mask: ``[V, N]``.
-            pooled: prompt-free features ``[V, P]``.
+            pooled: the frozen trunk's features ``[V, P]``.
 
         Returns:
-            ``[V, C]``, and the modality that each view is taken for.
+            ``[V, C]``, and the modality that each view is taken for; None where the method does not ask.
         """
+
+
+@runtime_checkable
+class Names(Protocol):
+    """A method that knows classes by their names, and so can be asked for some that it has never met."""
+
+    def predict_names(self, batch: Batch, names: Sequence[str]) -> Tensor:
+        """Scores ``[B, n]`` of `names`, met or not."""
 
 
 @runtime_checkable

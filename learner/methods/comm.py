@@ -4,13 +4,12 @@ After Jin & Kim (2025): prompts of each modality on one frozen trunk, consolidat
 relevance between modalities, and embeddings that are re-aligned with the class names after each task. Where the paper
 is silent the choices are ours; each part is a switch of the recipe.
 
-A sample's *views* are what it has of the modalities. Shapes beside those of `learner.batch`: V views, L blocks, Q
-prompts, T width of the text anchors.
+Shapes beside those of `methods.shared_trunk`: T width of the text anchors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -23,13 +22,17 @@ from torch import Tensor, nn
 from learner.batch import Batch
 from learner.compensation import fit_drift
 from learner.data import Examples, Task
-from learner.methods.base import FUSED, Context, ParameterGroup, UseOfExemplars
+from learner.methods.base import Context, ParameterGroup
+from learner.methods.class_names import ClassNames
+from learner.methods.shared_trunk import SharedTrunk
 from learner.modules.heads import GaussianReadout, GaussianSpace, Prior
 from learner.modules.prompts import blended, prompted
-from learner.modules.text_anchors import TEMPLATES, random_anchors, text_anchors
-from store.types import Modality, PalimpsestError
+from learner.modules.text_anchors import least_map
+from store.types import PalimpsestError
 
 PRIORS = [Prior(isotropic=True, strength=s) for s in (1.0, 0.3, 3.0, 10.0)]
+INPUT = "input"  # the space of prompt-free features
+Features = dict[int, tuple[Tensor, Tensor]]  # by modality: features [n, P], float64 on the CPU, and labels [n]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,11 @@ class CommParams:
         shift: weight of that hold.
         relevance: aggregate prompts by learned relevance; else all modalities that were met count the same.
         own: least weight of a sample's own modality, where it is known.
-        realign: align every modality with all names again after each task, from what is stored of each class; else a
-            modality stays aligned as it was when its last task ended.
+        realign: how every modality is aligned with all names again after each task, from what is stored of each class:
+            by ``discriminants`` of its Gaussians, in closed form; by cross-entropy on ``samples`` of them; or
+            ``never``: it stays as it was aligned when its last task ended.
+        samples: of each class, that are drawn.
+        rank: directions of a modality's covariance that are stored beside its diagonal, 0 or more; None stores all.
     """
 
     text: str = "tiny"
@@ -58,88 +64,75 @@ class CommParams:
     shift: float = 1.0
     relevance: bool = True
     own: float = 0.5
-    realign: bool = True
+    realign: Literal["discriminants", "samples", "never"] = "discriminants"
+    samples: int = 64
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.realign not in ("discriminants", "samples", "never"):
+            raise PalimpsestError(f"realign is discriminants, samples or never, not {self.realign!r}")
 
 
-class Comm:
+class Comm(SharedTrunk):
     """The method's hooks; see `methods.base.Method`."""
 
-    scope: Literal["task", "seen"] = "task"
-    exemplars: UseOfExemplars = "unused"
-    stem = True
     aligned = True
 
     def __init__(self, context: Context, **params: Any):
-        self.context, self.params = context, CommParams(**params)
-        forms = {(b.tokens, b.dim, b.pooled_dim, len(b.blocks)) for b in context.backbones.values()}
-        if len(forms) != 1:
-            raise PalimpsestError(
-                "method comm has one trunk for all modalities: name one for all, as canonical, in learner.backbones"
-            )
-        ((_, dim, self.width, blocks),) = forms
-        self.trunk = next(iter(context.backbones.values()))
-        self.names = [str(m) for m in context.backbones]  # of the modalities that the stream may have
-        shape = (len(self.names), blocks, self.params.prompts, dim)
+        super().__init__(context)
+        self.params = CommParams(**params)
+        self.text = ClassNames(context, self.params.text, self.params.anchors)
+        shape = (len(self.names), len(self.trunk.blocks), self.params.prompts, self.trunk.dim)
         self.prompts = nn.Parameter((torch.randn(shape) * 0.02).to(context.device))
         self.modules: nn.Module = nn.ParameterDict({"prompts": self.prompts})
         self.former = self.prompts.detach().clone()  # as the task found them
         self.tasks = torch.zeros(len(self.names), dtype=torch.int64)  # that each modality had
-        self.inputs = GaussianReadout({"input": self.width}, PRIORS)  # of prompt-free features, by modality
-        self.spaces = {name: GaussianSpace(self.width, PRIORS) for name in self.names}  # of prompted ones, by class
-        self.maps: dict[str, tuple[Tensor, Tensor]] = {}  # to text anchors: [P, T] and [T]
-        self.text = torch.zeros(0, 0)
+        self.inputs = GaussianReadout({INPUT: self.width}, PRIORS)  # of prompt-free features, by modality
+        self.spaces = [GaussianSpace(self.width, PRIORS, self.params.rank) for _ in self.names]  # prompted, by class
+        self.maps: dict[int, tuple[Tensor, Tensor]] = {}  # by modality, features to text anchors: [P, T] and [T]
+        self.trial: dict[int, tuple[Tensor, Tensor]] = {}  # the same while a task is learnt
+        self.now: list[int] = []  # the modalities of the task
 
     @property
     def nbytes(self) -> int:
-        """The Gaussians' statistics."""
-        spaces = [t for space in self.spaces.values() for t in (space.counts, space.means, space.scatter)]
-        return self.inputs.nbytes + sum(t.nbytes for t in spaces)
-
-    def anchor(self, names: Sequence[str]) -> Tensor:
-        """Unit vectors ``[n, T]`` of class names, met or not."""
-        encoder = self.context.further(Modality.TEXT, self.params.text)
-        return text_anchors(encoder, names, TEMPLATES)
+        """The Gaussians' statistics: of the modalities, and of their classes."""
+        return self.inputs.nbytes + sum(space.nbytes for space in self.spaces)
 
     def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Learn which modality is which, and find a first alignment for those that the task brings."""
         self.former = self.prompts.detach().clone()
-        self._name_classes()
-        found = [(i, x) for batch in task.train.batches() for i, _, _, x in self._views(batch)]
-        kinds = torch.cat([torch.full((len(x),), i) for i, x in found])
-        self.now = kinds.unique()
-        pooled = torch.cat([x for _, x in found])
-        there = torch.ones(len(pooled), 1, dtype=torch.bool)
-        self.inputs.update({"input": pooled}, there, kinds, torch.arange(len(self.names)))
-        held = [(i, x) for batch in task.val.batches() for i, _, _, x in self._views(batch)]
-        if held:
-            pooled = torch.cat([x for _, x in held])
-            kinds = torch.cat([torch.full((len(x),), i) for i, x in held])
-            self.inputs.calibrate({"input": pooled}, torch.ones(len(pooled), 1, dtype=torch.bool), kinds)
-        self.trial: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, x, labels in self._featured(task.train, self.former):
+        self.text.name(self.context.index.classes)
+        fresh, held = (self._inputs(examples) for examples in (task.train, task.val))
+        self.now = sorted(fresh)
+        for found, take in ((fresh, self._meet), (held, self.inputs.calibrate)):
+            if found:
+                x = torch.cat(list(found.values()))
+                kinds = torch.cat([torch.full((len(x),), i) for i, x in found.items()])
+                take({INPUT: x}, torch.ones(len(x), 1, dtype=torch.bool), kinds)
+        self.trial = {}
+        for i, (x, labels) in self._features(task.train, self.former).items():
             space = GaussianSpace(self.width, PRIORS[:1])
             space.update(x, labels, torch.arange(len(self.context.index.classes)))
-            self.trial[name] = self._aligned(*space.discriminant(space.means, PRIORS[0]), space.counts > 0)
+            self.trial[i] = self._aligned(*space.discriminant(space.means, PRIORS[0]), space.counts > 0)
         return [{"params": [self.prompts], "scale": 1.0}] if self.params.prompts else []
 
     def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross-entropy of scaled cosines to the task's names, and the shift of features that were there before."""
+        """Cross-entropy of scaled cosines to the batch's names, and the shift of features that were there before."""
         likely, shifts, views = [], [], 0
-        for i, rows, tokens, pooled in self._views(batch):
-            weights = self._weights(pooled, i)
-            mask = batch.masks[Modality(self.names[i])][rows]
-            now = prompted(self.trunk, tokens, mask, blended(self._held(i), weights))
-            matrix, offset = (t.float().to(now.device) for t in self.trial[self.names[i]])
-            own = torch.unique(batch.labels)
-            cosines = F.normalize(now @ matrix + offset) @ self.text.to(now.device).T
-            outside = torch.ones(len(self.text), dtype=torch.bool, device=now.device)
-            outside[own] = False
-            logits = (self.params.scale * cosines).masked_fill(outside, -torch.inf)
-            likely.append(F.cross_entropy(logits, batch.labels[rows], reduction="sum"))
+        anchors = self.text.anchors.to(batch.labels.device)
+        present, target = batch.labels.unique(return_inverse=True)
+        for view in self.views(batch):
+            i, weights = view.modality, self._weights(view.pooled, view.modality)
+            own = F.one_hot(torch.tensor(i), len(self.names)).bool().to(self.former.device)[:, None, None, None]
+            pools = torch.where(own, self.prompts, self.former)  # of which only the modality's own learn
+            now = prompted(self.trunk, view.tokens, view.mask, blended(pools, weights))
+            matrix, offset = (t.float().to(now.device) for t in self.trial[i])
+            logits = self.params.scale * F.normalize(now @ matrix + offset) @ anchors[present].T
+            likely.append(F.cross_entropy(logits, target[view.rows], reduction="sum"))
             views += len(now)
             if self.params.regularise and self.tasks[i]:
                 with torch.no_grad():
-                    then = prompted(self.trunk, tokens, mask, blended(self.former, weights))
+                    then = prompted(self.trunk, view.tokens, view.mask, blended(self.former, weights))
                 shifts.append((now - then).square().mean(1).sum())
         terms = {"classification": torch.stack(likely).sum() / views}
         if shifts:
@@ -149,178 +142,177 @@ class Comm:
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
         """Consolidate prompts, carry what is stored along, take in the task's features and align all modalities."""
-        before = list(self._featured(task.train, self.former))
-        for i in self.now.tolist() if self.params.prompts else ():
-            share = 1.0
-            if self.params.regularise and self.tasks[i]:
-                share = 1 / (1 + int(self.tasks[i])) / (1 + self._shift(task.train, i))
-            self.prompts[i] = self.former[i].lerp(self.prompts[i], share)
-        classes = torch.arange(len(self.context.index.classes))
-        after = list(self._featured(task.train, self.prompts))
-        for (name, then, _), (_, now, labels) in zip(before, after, strict=True):
-            if self.tasks[self.names.index(name)]:
-                matrix, offset, residual = fit_drift(then, now)
-                self.spaces[name].transport(matrix, offset, residual)
-                self.context.anchors.carry(name, partial(_moved, matrix, offset))
-            self.spaces[name].update(now, labels, classes)
-        for name, x, labels in self._featured(task.val, self.prompts):
-            self.spaces[name].calibrate(x, labels)
+        again = [i for i in self.now if self.tasks[i]] if self.params.prompts else []
+        then = self._features(task.train, self.former, again)
+        if self.params.regularise:
+            for i, (moved, _) in self._features(task.train, self.prompts, again).items():
+                former = then[i][0]
+                shift = float(((moved - former).norm(dim=1) / former.norm(dim=1).clamp_min(1e-12)).mean())
+                share = 1 / (1 + int(self.tasks[i])) / (1 + shift)
+                self.prompts[i] = self.former[i].lerp(self.prompts[i], share)
+        now, classes = self._features(task.train, self.prompts), torch.arange(len(self.context.index.classes))
+        for i, (x, labels) in now.items():
+            if i in then:
+                matrix, offset, residual = fit_drift(then[i][0], x)
+                self.spaces[i].transport(matrix, offset, residual)
+                self.context.anchors.carry(self.names[i], partial(_moved, matrix, offset))
+            self.spaces[i].update(x, labels, classes)
+        for i, (x, labels) in self._features(task.val, self.prompts, self.now).items():
+            self.spaces[i].calibrate(x, labels)
+        for i in self.now:
+            self.spaces[i].compress()
         self.tasks[self.now] += 1
-        met = {name: space for name, space in self.spaces.items() if len(space.counts)}
-        fresh = {self.names[i] for i in self.now.tolist()}
-        for name in met if self.params.realign else fresh:
-            self.maps[name] = self._realigned(met[name], met if self.params.realign else {name: met[name]})
+        known = [i for i, space in enumerate(self.spaces) if len(space.counts)]
+        for i in known if self.params.realign != "never" else self.now:
+            self.maps[i] = self._realigned(i, known if self.params.realign != "never" else [i])
 
     @torch.no_grad()
-    def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Scores ``[B, C]``: the mean of a sample's views, the modality of each being known."""
-        features = spaces or self.embed(batch)
-        scores = torch.zeros(len(batch), len(self.text), dtype=torch.float64)
-        for i, name in enumerate(self.names):
-            rows = batch.masks[Modality(name)].any(1).cpu()
-            if rows.any():
-                scores[rows] += self._scores(features[name].cpu()[rows].double(), self._certain(i, int(rows.sum())))
+    def features(self, tokens: Tensor, mask: Tensor, pooled: Tensor, modality: int | None) -> Tensor:
+        """The trunk's, under the prompts of all modalities by weight."""
+        return prompted(self.trunk, tokens, mask, blended(self.prompts, self._weights(pooled, modality)))
+
+    @torch.no_grad()
+    def scores(self, x: Tensor, pooled: Tensor, modality: int | None) -> Tensor:
+        """Embedded features against all names, through the maps of the modalities by weight.
+
+        An embedding's length is its certainty: scores are cosines times that.
+        """
+        embedded = self._embedded(x, pooled, modality)
+        return (embedded @ self.text.anchors.double().T).float().to(x.device)
+
+    @torch.no_grad()
+    def predict_names(self, batch: Batch, names: Sequence[str]) -> Tensor:
+        """See `methods.base.Names`."""
+        anchors, scores = self.text.of(names).double(), torch.zeros(len(batch), len(names), dtype=torch.float64)
+        spaces = self.embed(batch)
+        for view in self.views(batch):
+            x = spaces[self.names[view.modality]][view.rows]
+            scores[view.rows.cpu()] += self._embedded(x, view.pooled, view.modality) @ anchors.T
         return (scores / batch.presence.cpu().sum(1, keepdim=True).clamp_min(1)).float().to(self.context.device)
 
-    @torch.no_grad()
-    def predict_unnamed(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> tuple[Tensor, list[str]]:
-        """Scores ``[V, C]`` of views whose modality is not told, and what each is taken for; see `base.Unnamed`."""
-        weights = self._relevance(pooled)
-        shared = weights if self.params.relevance else self._uniform(len(pooled))
-        x = prompted(self.trunk, tokens, mask, blended(self.prompts, shared.float().to(tokens.device)))
-        scores = self._scores(x.cpu().double(), weights)
-        return scores.float().to(self.context.device), [self.names[i] for i in weights.argmax(1).tolist()]
-
-    @torch.no_grad()
-    def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """The trunk's prompted features by modality; fused is the mean of those that a sample has."""
-        spaces = {name: torch.zeros(len(batch), self.width, device=self.context.device) for name in self.names}
-        for i, rows, tokens, pooled in self._views(batch):
-            mask = batch.masks[Modality(self.names[i])][rows]
-            weights = self._weights(pooled, i)
-            spaces[self.names[i]][rows] = prompted(self.trunk, tokens, mask, blended(self.prompts, weights))
-        count = batch.presence.sum(1, keepdim=True).clamp_min(1).to(self.context.device)
-        return {**spaces, FUSED: torch.stack(list(spaces.values())).sum(0) / count}
+    def taken_for(self, pooled: Tensor) -> list[str]:
+        """The most relevant modality of each view."""
+        return [self.names[i] for i in self._relevance(pooled).argmax(1).tolist()]
 
     def state_dict(self) -> dict[str, Any]:
         """Prompts, statistics, maps and text anchors."""
         return {
             "prompts": self.prompts.detach(),
             "tasks": self.tasks,
-            "text": self.text,
+            "text": self.text.anchors,
             "inputs": self.inputs.state_dict(),
-            "spaces": {name: space.state() for name, space in self.spaces.items()},
-            "maps": {name: list(found) for name, found in self.maps.items()},
+            "spaces": {name: space.state() for name, space in zip(self.names, self.spaces, strict=True)},
+            "maps": {self.names[i]: list(found) for i, found in self.maps.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over all that."""
         with torch.no_grad():
             self.prompts.copy_(state["prompts"])
-        self.tasks, self.text = state["tasks"].clone(), state["text"]
+        self.tasks, self.text.anchors = state["tasks"].clone(), state["text"]
         self.inputs.load_state_dict(state["inputs"])
-        for name, space in self.spaces.items():
+        for name, space in zip(self.names, self.spaces, strict=True):
             space.take(state["spaces"][name])
-        self.maps = {name: (found[0], found[1]) for name, found in state["maps"].items()}
+        self.maps = {self.names.index(name): (found[0], found[1]) for name, found in state["maps"].items()}
 
-    def explain(self, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Nothing to tell."""
-        return {}
+    def _meet(self, features: Mapping[str, Tensor], presence: Tensor, kinds: Tensor) -> None:
+        self.inputs.update(features, presence, kinds, torch.arange(len(self.names)))
 
-    def _name_classes(self) -> None:
-        classes = self.context.index.classes
-        if self.params.anchors == "random":
-            width = self.context.further(Modality.TEXT, self.params.text).pooled_dim
-            self.text = random_anchors(len(classes), width)
-        elif fresh := classes[len(self.text) :]:
-            self.text = torch.cat([self.text.reshape(-1, (found := self.anchor(fresh).cpu()).shape[1]), found])
-
-    def _views(self, batch: Batch) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Each modality that some sample has: its number, which samples, their tokens and prompt-free features."""
-        for i, name in enumerate(self.names):
-            rows = batch.masks[Modality(name)].any(1)
-            if rows.any():
-                yield i, rows, batch.tokens[Modality(name)][rows], batch.pooled[Modality(name)][rows]
+    def _inputs(self, examples: Examples) -> dict[int, Tensor]:
+        """By modality the prompt-free features of `examples` ``[n, P]``."""
+        found: dict[int, list[Tensor]] = {}
+        for batch in examples.batches():
+            for view in self.views(batch):
+                found.setdefault(view.modality, []).append(view.pooled.cpu().double())
+        return {i: torch.cat(parts) for i, parts in sorted(found.items())}
 
     @torch.no_grad()
-    def _featured(self, examples: Examples, prompts: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """By modality the features ``[n, P]`` of `examples` under `prompts`, float64 on the CPU, and labels ``[n]``."""
+    def _features(self, examples: Examples, prompts: Tensor, only: Collection[int] | None = None) -> Features:
+        """The features of `examples` under `prompts`; of some modalities, where only they are asked for."""
         found: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        for batch in examples.batches():
-            for i, rows, tokens, pooled in self._views(batch):
-                mask = batch.masks[Modality(self.names[i])][rows]
-                x = prompted(self.trunk, tokens, mask, blended(prompts, self._weights(pooled, i)))
-                found.setdefault(i, []).append((x.cpu().double(), batch.labels[rows].cpu()))
-        for i, parts in sorted(found.items()):
-            x, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-            yield self.names[i], x, labels
-
-    def _shift(self, examples: Examples, modality: int) -> float:
-        """How far a modality's features go from the task's first prompts to its last, as a share of their length."""
-        name = self.names[modality]
-        then, now = (
-            next(x for found, x, _ in self._featured(examples, prompts) if found == name)
-            for prompts in (self.former, self.prompts.detach())
-        )
-        return float(((now - then).norm(dim=1) / then.norm(dim=1).clamp_min(1e-12)).mean())
-
-    def _held(self, modality: int) -> Tensor:
-        """All prompts, of which only the modality's own learn."""
-        own = F.one_hot(torch.tensor(modality), len(self.names)).bool().to(self.former.device)[:, None, None, None]
-        return torch.where(own, self.prompts, self.former)
+        for batch in examples.batches() if only is None or only else ():
+            for view in self.views(batch):
+                if only is None or view.modality in only:
+                    blend = blended(prompts, self._weights(view.pooled, view.modality))
+                    x = prompted(self.trunk, view.tokens, view.mask, blend)
+                    found.setdefault(view.modality, []).append((x.cpu().double(), batch.labels[view.rows].cpu()))
+        return {
+            i: (torch.cat([x for x, _ in parts]), torch.cat([labels for _, labels in parts]))
+            for i, parts in sorted(found.items())
+        }
 
     def _relevance(self, pooled: Tensor) -> Tensor:
         """How relevant each modality is to prompt-free features: posteriors ``[V, M]``, 0 for those never met."""
         there = torch.ones(len(pooled), 1, dtype=torch.bool)
-        scores = self.inputs.scores({"input": pooled}, there).double()
-        known = self.inputs.spaces["input"].counts > 0
+        scores = self.inputs.scores({INPUT: pooled}, there).double()
+        known = self.inputs.spaces[INPUT].counts > 0
         found = scores[:, : len(known)].masked_fill(~known, -torch.inf).softmax(1)
         return F.pad(found, (0, len(self.names) - found.shape[1]))
 
-    def _uniform(self, views: int) -> Tensor:
-        known = F.pad((self.inputs.spaces["input"].counts > 0).double(), (0, len(self.names)))[: len(self.names)]
-        return (known / known.sum()).expand(views, -1)
-
-    def _weights(self, pooled: Tensor, modality: int) -> Tensor:
-        """Weights of all prompts ``[V, M]`` for views of a known modality."""
-        if not len(self.inputs.spaces["input"].counts):
-            return self._certain(modality, len(pooled)).float().to(pooled.device)
-        shared = self._relevance(pooled) if self.params.relevance else self._uniform(len(pooled))
-        own = self._certain(modality, len(pooled))
-        return (self.params.own * own + (1 - self.params.own) * shared).float().to(pooled.device)
+    def _weights(self, pooled: Tensor, modality: int | None) -> Tensor:
+        """Weights of all prompts ``[V, M]``, on the device."""
+        if self.params.relevance:
+            shared = self._relevance(pooled)
+        else:
+            met = F.pad(self.inputs.spaces[INPUT].counts > 0, (0, len(self.names)))[: len(self.names)].double()
+            shared = (met / met.sum()).expand(len(pooled), -1)
+        if modality is not None:
+            shared = self.params.own * self._certain(modality, len(pooled)) + (1 - self.params.own) * shared
+        return shared.float().to(self.prompts.device)
 
     def _certain(self, modality: int, views: int) -> Tensor:
         return F.one_hot(torch.tensor(modality), len(self.names)).double().expand(views, -1)
 
-    def _scores(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Features ``[V, P]`` against all names ``[V, C]``, through the maps of the modalities by weight.
+    def _embedded(self, x: Tensor, pooled: Tensor, modality: int | None) -> Tensor:
+        """Features ``[V, P]`` beside text, ``[V, T]``, float64 on the CPU."""
+        weights = self._relevance(pooled) if modality is None else self._certain(modality, len(x))
+        embedded = torch.zeros(len(x), self.text.anchors.shape[1], dtype=torch.float64)
+        for i, (matrix, offset) in self.maps.items():
+            embedded += weights[:, i, None] * (x.cpu().double() @ matrix + offset)
+        return embedded
 
-        An embedding's length is its certainty: scores are cosines times that.
+    def _realigned(self, modality: int, known: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The map of one modality, by which all classes of the `known` ones are told apart.
+
+        In closed form, classes that the modality has not met lie where others met them.
         """
-        embedded = torch.zeros(len(x), self.text.shape[1], dtype=torch.float64)
-        for name, (matrix, offset) in self.maps.items():
-            embedded += weights[:, self.names.index(name), None] * (x @ matrix + offset)
-        return embedded @ self.text.double().T
-
-    def _realigned(self, own: GaussianSpace, all_spaces: Mapping[str, GaussianSpace]) -> tuple[Tensor, Tensor]:
-        """The map of one modality: classes that it has not met lie where other modalities met them."""
-        classes = len(self.text)
-        sums, counts = torch.zeros(classes, self.width, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64)
-        for space in all_spaces.values():
-            sums[: len(space.counts)] += space.means * space.counts[:, None]
+        own = self.spaces[modality]
+        means, counts = torch.zeros(len(self.text.anchors), self.width).double(), torch.zeros(len(self.text.anchors))
+        for space in (self.spaces[i] for i in known):
+            means[: len(space.counts)] += space.means * space.counts[:, None]
             counts[: len(space.counts)] += space.counts
-        means = sums / counts.clamp_min(1)[:, None]
+        means /= counts.clamp_min(1)[:, None]
         here = own.counts > 0
         means[: len(here)][here] = own.means[here]
         weight, bias = own.discriminant(means, own.prior)
-        return self._aligned(weight / own.temperature, bias / own.temperature, counts > 0)
+        closed = self._aligned(weight / own.temperature, bias / own.temperature, counts > 0)
+        return closed if self.params.realign != "samples" else self._sampled(modality, counts > 0)
+
+    def _sampled(self, modality: int, known: Tensor) -> tuple[Tensor, Tensor]:
+        """The map under which samples of a modality's Gaussians are the least surprising among all known names."""
+        space, generator = self.spaces[modality], torch.Generator().manual_seed(int(self.tasks.sum()))
+        mine = (space.counts > 0).nonzero()[:, 0].tolist()
+        x = torch.cat([space.draw(c, self.params.samples, generator) for c in mine])
+        labels = torch.tensor(mine).repeat_interleave(self.params.samples)
+        matrix, offset = (t.clone().requires_grad_() for t in self.maps.get(modality) or self.trial[modality])
+        anchors = self.text.anchors.double()
+        optimizer = torch.optim.LBFGS([matrix, offset], max_iter=30, line_search_fn="strong_wolfe")
+
+        def surprise() -> Tensor:
+            optimizer.zero_grad()
+            logits = ((x @ matrix + offset) @ anchors.T).masked_fill(~known, -torch.inf)
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
+            return loss
+
+        with torch.enable_grad():
+            optimizer.step(surprise)
+        return matrix.detach(), offset.detach()
 
     def _aligned(self, weight: Tensor, bias: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """The least map ``[P, T]``, ``[T]`` whose products with the known names' anchors are these discriminants."""
-        known = F.pad(known, (0, len(self.text) - len(known)))
-        inverse = torch.linalg.pinv(self.text[known].double())  # [T, C]
-        n = weight.shape[1]
-        return weight[:, known[:n]] @ inverse.T, inverse @ bias[known[:n]]
+        """The map whose products with the known names' anchors are these discriminants of the first K classes."""
+        known = known[: len(bias)]
+        return least_map(weight[:, known], bias[known], self.text.anchors[: len(bias)][known])
 
 
 def _moved(matrix: Tensor, offset: Tensor, former: np.ndarray) -> np.ndarray:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from learner.backbones.base import one_trunk
 from learner.batch import Batch
 from learner.data import Task
 from learner.methods.base import FUSED, Context, ParameterGroup, UseOfExemplars
 
+ONE_TRUNK = "trunk"  # the space of features whose modalities share it
+
 
 class Frozen:
-    """The hooks that need no statistics."""
+    """The hooks that need no statistics.
+
+    Attributes:
+        widths: P of each space of features: of the modalities, or of the one trunk that all of them share.
+    """
 
     scope: Literal["task", "seen"] = "task"
     exemplars: UseOfExemplars = "unused"
@@ -22,6 +29,9 @@ class Frozen:
     def __init__(self, context: Context):
         self.context = context
         self.modules: nn.Module = nn.Module()
+        self.widths = {str(m): backbone.pooled_dim for m, backbone in context.backbones.items()}
+        if one_trunk(context.backbones):
+            self.widths = {ONE_TRUNK: max(self.widths.values())}
 
     def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Nothing is trained by gradient."""
@@ -40,9 +50,19 @@ class Frozen:
         """Nothing to tell."""
         return {}
 
+    def parts(self, batch: Batch) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Of each modality that some sample has: its space, features ``[n', P]``, which samples have it, bool ``[B]``.
+
+        Features are float64 on the CPU.
+        """
+        for i, (modality, x) in enumerate(features(batch).items()):
+            rows = batch.presence[:, i].cpu()
+            if rows.any():
+                yield ONE_TRUNK if ONE_TRUNK in self.widths else modality, x.cpu()[rows].double(), rows
+
 
 class Readout(Protocol):
-    """Classes by the features of one modality; float64 on the CPU.
+    """Classes by the features of one space; float64 on the CPU.
 
     Attributes:
         statistics: all of its state.
@@ -71,17 +91,17 @@ class Readout(Protocol):
         """``[n, P]`` -> ``[n, C]``; any value for classes that it has not met."""
 
 
-class ByModality(Frozen):
-    """A readout a modality; those of the modalities that a sample has are averaged, so what is missing is a mask.
+class BySpace(Frozen):
+    """A readout a space; those of what a sample has are averaged, so a missing modality is a mask.
 
     Args:
         context: see `methods.base.Context`.
-        readouts: by modality.
+        readout: a fresh one for features ``[n, P]``, given P.
     """
 
-    def __init__(self, context: Context, readouts: Mapping[str, Readout]):
+    def __init__(self, context: Context, readout: Callable[[int], Readout]):
         super().__init__(context)
-        self.readouts = dict(readouts)
+        self.readouts = {space: readout(width) for space, width in self.widths.items()}
 
     @property
     def nbytes(self) -> int:
@@ -93,18 +113,18 @@ class ByModality(Frozen):
         for readout in self.readouts.values():
             readout.grow(len(self.context.index.classes))
         for batch in task.train.batches():
-            for modality, x, rows in self._parts(batch):
-                self.readouts[modality].update(x, batch.labels.cpu()[rows])
+            for space, x, rows in self.parts(batch):
+                self.readouts[space].update(x, batch.labels.cpu()[rows])
         held_out: dict[str, list[tuple[Tensor, Tensor]]] = {
-            str(m): [(torch.empty(0, b.pooled_dim, dtype=torch.float64), torch.empty(0, dtype=torch.int64))]
-            for m, b in self.context.backbones.items()
+            space: [(torch.empty(0, width, dtype=torch.float64), torch.empty(0, dtype=torch.int64))]
+            for space, width in self.widths.items()
         }
         for batch in task.val.batches():
-            for modality, x, rows in self._parts(batch):
+            for space, x, rows in self.parts(batch):
                 labels = batch.labels.cpu()[rows]
-                held_out[modality].append((x[labels >= 0], labels[labels >= 0]))
-        for modality, readout in self.readouts.items():
-            x, labels = (torch.cat(parts) for parts in zip(*held_out[modality], strict=True))
+                held_out[space].append((x[labels >= 0], labels[labels >= 0]))
+        for space, readout in self.readouts.items():
+            x, labels = (torch.cat(parts) for parts in zip(*held_out[space], strict=True))
             readout.calibrate(x, labels)
 
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -114,28 +134,28 @@ class ByModality(Frozen):
         """
         classes = max(len(readout.met) for readout in self.readouts.values())
         scores = torch.zeros(len(batch), classes, dtype=torch.float64)
-        for modality, x, rows in self._parts(batch):
-            if (met := self.readouts[modality].met).any():
-                found = self.readouts[modality].scores(x)
-                scores[rows] += torch.where(met, found, found[:, met].mean(1, keepdim=True))
+        for space, x, rows in self.parts(batch):
+            if self.readouts[space].met.any():
+                scores[rows] += self._scores(space, x)
         present = batch.presence.cpu().sum(1, keepdim=True)
         return (scores / present.clamp_min(1)).float().to(self.context.device)
 
+    def predict_unnamed(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> tuple[Tensor, list[str] | None]:
+        """See `methods.base.Unnamed`."""
+        return self._scores(ONE_TRUNK, pooled.cpu().double()).float().to(self.context.device), None
+
+    def _scores(self, space: str, x: Tensor) -> Tensor:
+        met, found = self.readouts[space].met, self.readouts[space].scores(x)
+        return torch.where(met, found, found[:, met].mean(1, keepdim=True))
+
     def state_dict(self) -> dict[str, Any]:
-        """The statistics by modality."""
-        return {modality: readout.statistics for modality, readout in self.readouts.items()}
+        """The statistics by space."""
+        return {space: readout.statistics for space, readout in self.readouts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over statistics."""
-        for modality, readout in self.readouts.items():
-            readout.statistics = dict(state[modality])
-
-    def _parts(self, batch: Batch) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Each modality that some sample has, those samples' features ``[n', P]``, and which they are, bool ``[n]``."""
-        for i, (modality, x) in enumerate(features(batch).items()):
-            rows = batch.presence[:, i].cpu()
-            if rows.any():
-                yield modality, x.cpu()[rows].double(), rows
+        for space, readout in self.readouts.items():
+            readout.statistics = dict(state[space])
 
 
 def features(batch: Batch) -> dict[str, Tensor]:

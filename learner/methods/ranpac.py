@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learner.methods.base import Context
-from learner.methods.frozen import ByModality
+from learner.methods.frozen import BySpace
 
 RIDGES = torch.logspace(-8, 8, 17, dtype=torch.float64)
 
@@ -77,7 +77,7 @@ class RandomRidge:
         return F.relu(x @ self.statistics["projection"])
 
 
-class RanPAC(ByModality):
+class RanPAC(BySpace):
     """The method's hooks; see `methods.base.Method`.
 
     Args:
@@ -86,4 +86,4 @@ class RanPAC(ByModality):
     """
 
     def __init__(self, context: Context, *, projected: int = 1000):
-        super().__init__(context, {str(m): RandomRidge(b.pooled_dim, projected) for m, b in context.backbones.items()})
+        super().__init__(context, lambda width: RandomRidge(width, projected))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learner.methods.base import Context
-from learner.methods.frozen import ByModality
+from learner.methods.frozen import BySpace
 
 SCALE = 16.0  # of the cosines, so that a softmax over them is worth reading
 
@@ -64,8 +64,8 @@ class Prototypes:
         return SCALE * F.normalize(x) @ F.normalize(prototypes).T
 
 
-class SimpleCIL(ByModality):
+class SimpleCIL(BySpace):
     """The method's hooks; see `methods.base.Method`."""
 
     def __init__(self, context: Context):
-        super().__init__(context, {str(m): Prototypes(b.pooled_dim) for m, b in context.backbones.items()})
+        super().__init__(context, Prototypes)

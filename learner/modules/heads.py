@@ -65,10 +65,11 @@ class GaussianSpace:
     Args:
         width: d.
         priors: to choose among, by held-out samples; the first one until there are any.
+        rank: directions of the covariance that `compress` leaves beside its diagonal; None leaves all.
     """
 
-    def __init__(self, width: int, priors: Sequence[Prior] = (Prior(),)):
-        self.priors = tuple(priors)
+    def __init__(self, width: int, priors: Sequence[Prior] = (Prior(),), rank: int | None = None):
+        self.priors, self.rank = tuple(priors), rank
         self.counts = torch.zeros(0, dtype=torch.float64)  # [G]
         self.means = torch.zeros(0, width, dtype=torch.float64)  # [G, d]
         self.scatter = torch.zeros(width, width, dtype=torch.float64)  # within groups
@@ -77,6 +78,7 @@ class GaussianSpace:
         self.surprise = torch.zeros(len(priors), len(_TEMPERATURES), dtype=torch.float64)  # of held-out classes
         self.worth = torch.zeros((), dtype=torch.float64)  # by how much it lowered the surprise of all spaces together
         self._solved: dict[Prior, tuple[Tensor, Tensor]] = {}
+        self._factors: dict[str, tuple[Tensor, Tensor]] = {}
 
     def update(self, x: Tensor, groups: Tensor, owner: Tensor) -> None:
         """Take in samples ``[n, d]`` of groups ``[n]``, in any portions; `owner` ``[G]`` has each group's class."""
@@ -131,15 +133,44 @@ class GaussianSpace:
         """Log-likelihoods up to a constant, ``[n, d]`` -> ``[n, G]``; a group never met here scores average."""
         return self._raw(x, self.prior) / self.temperature
 
+    def compress(self) -> None:
+        """Leave of the covariance its `rank` strongest directions and its diagonal: all that is then stored."""
+        if self.rank is not None:
+            self._take_factors({"scatter": self._factored(self.scatter), "doubt": self._factored(self.doubt)})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is stored."""
+        return sum(t.nbytes for t in self.state().values())
+
     def state(self) -> dict[str, Tensor]:
-        """The statistics."""
-        return {field: getattr(self, field) for field in _STATE}
+        """The statistics; where covariances are compressed, as they were left by `compress`."""
+        statistics = {field: getattr(self, field) for field in _STATE}
+        for field, (directions, rest) in self._factors.items():
+            del statistics[field]
+            statistics |= {f"{field}_directions": directions, f"{field}_rest": rest}
+        return statistics
 
     def take(self, state: Mapping[str, Tensor]) -> None:
         """Go on from saved statistics."""
-        for field in _STATE:
+        for field in state.keys() & set(_STATE):
             setattr(self, field, state[field].to(getattr(self, field).dtype))
+        parts = ((field, f"{field}_directions", f"{field}_rest") for field in ("scatter", "doubt"))
+        self._take_factors({f: (state[d].double(), state[r].double()) for f, d, r in parts if d in state})
         self._solved.clear()
+
+    def _take_factors(self, factors: dict[str, tuple[Tensor, Tensor]]) -> None:
+        self._factors = factors
+        for field, (directions, rest) in factors.items():
+            setattr(self, field, directions.T @ directions + rest.diag())
+        self._solved.clear()
+
+    def _factored(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """The strongest directions of a covariance ``[r, d]``, and what they leave of its diagonal ``[d]``."""
+        values, vectors = torch.linalg.eigh(matrix)  # ascending
+        first = max(0, len(values) - (self.rank or 0))
+        strongest = vectors[:, first:] * values[first:].clamp_min(0).sqrt()
+        return strongest.T.contiguous(), (matrix.diagonal() - strongest.square().sum(1)).clamp_min(0)
 
     def _raw(self, x: Tensor, prior: Prior) -> Tensor:
         if len(self.owner.unique()) == len(self.owner):  # one group a class: there is nothing to pull
@@ -168,7 +199,19 @@ class GaussianSpace:
             prior: of the covariance.
             scatter: within groups, where it is not the space's own.
         """
-        scatter = self.scatter if scatter is None else scatter
+        factor, deviation = self._factor(prior, self.scatter if scatter is None else scatter)
+        means = means / deviation
+        weight = torch.cholesky_solve(means.T, factor)
+        return weight / deviation[:, None], -0.5 * (means * weight.T).sum(1)
+
+    def draw(self, group: int, count: int, generator: torch.Generator) -> Tensor:
+        """Samples ``[count, d]`` of a group's Gaussian, under the prior that held-out samples chose."""
+        factor, deviation = self._factor(self.prior, self.scatter)
+        noise = torch.randn(count, len(deviation), generator=generator, dtype=torch.float64)
+        return self.means[group] + noise @ factor.T * deviation
+
+    def _factor(self, prior: Prior, scatter: Tensor) -> tuple[Tensor, Tensor]:
+        """The covariance under `prior`: the Cholesky factor ``[d, d]`` of its correlations, and deviations ``[d]``."""
         freedom = (self.counts.sum() - (self.counts > 0).sum()).clamp_min(1)
         covariance = scatter / freedom + (self.doubt if len(self.doubt) else 0.0)
         deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
@@ -177,9 +220,7 @@ class GaussianSpace:
         correlation = covariance / deviation[:, None] / deviation
         shrinkage = min(1.0, prior.strength * _oas(correlation, float(self.counts.sum())))
         correlation = (1 - shrinkage) * correlation + shrinkage * torch.eye(len(correlation), dtype=torch.float64)
-        means = means / deviation
-        weight = torch.cholesky_solve(means.T, _cholesky(correlation))
-        return weight / deviation[:, None], -0.5 * (means * weight.T).sum(1)
+        return _cholesky(correlation), deviation
 
 
 class GaussianReadout:
@@ -267,7 +308,7 @@ class GaussianReadout:
     @property
     def nbytes(self) -> int:
         """Bytes of stored statistics."""
-        return sum(t.numel() * t.element_size() for state in self.state_dict().values() for t in state.values())
+        return sum(space.nbytes for space in self.spaces.values())
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The statistics by space."""

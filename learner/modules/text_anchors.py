@@ -1,4 +1,4 @@
-"""Class names as fixed unit vectors: what every modality is aligned with."""
+"""Class names as fixed unit vectors: what every modality is aligned with. T is their width."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learner.backbones.base import Backbone, through
-from store.types import Sample
+from store.types import PalimpsestError, Sample
 
 TEMPLATES = ("a recording of {}", "this is {}", "{}")
 
 
 @torch.no_grad()
 def text_anchors(encoder: Backbone, names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> Tensor:
-    """Unit vectors ``[C, T]`` of `names`: what a name adds to a sentence, the mean over `templates`.
+    """Unit vectors ``[n, T]`` of `names`: what a name adds to a sentence, the mean over `templates`.
 
     Args:
         encoder: frozen, of text.
@@ -41,6 +41,24 @@ def text_anchors(encoder: Backbone, names: Sequence[str], templates: Sequence[st
 
 
 def random_anchors(count: int, width: int) -> Tensor:
-    """The first `count` rows of one fixed random orthogonal matrix ``[width, width]``: anchors without a meaning."""
+    """The first `count` rows of one fixed random orthogonal matrix ``[width, width]``: anchors without a meaning.
+
+    Raises:
+        PalimpsestError: there are no so many.
+    """
+    if count > width:
+        raise PalimpsestError(f"no more than {width} vectors of {width} numbers are orthogonal, and {count} are needed")
     drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return torch.linalg.qr(drawn).Q[:count].float()
+
+
+def least_map(weight: Tensor, bias: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """The least affine map ``[P, T]``, ``[T]`` of features under which products with `anchors` are given discriminants.
+
+    Args:
+        weight: ``[P, K]``.
+        bias: ``[K]``.
+        anchors: ``[K, T]``.
+    """
+    inverse = torch.linalg.pinv(anchors.double())  # [T, K]
+    return weight @ inverse.T, inverse @ bias

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from learner.losses.distillation import distillation
 from learner.methods.base import Context
 from learner.methods.derpp import dark_experience
 from learner.methods.ewc import elastic, fisher_information
-from learner.methods.frozen import ByModality
+from learner.methods.frozen import BySpace
 from learner.methods.icarl import class_means, sigmoid_distillation
 from learner.methods.ranpac import RIDGES, RandomRidge
 from learner.methods.simplecil import SCALE, Prototypes
@@ -380,15 +381,16 @@ def test_simplecil_prototypes_are_means_whatever_the_portions():
 @pytest.mark.parametrize("others", [[0, 1], []])
 def test_a_modality_has_no_say_on_classes_that_it_has_not_met(others):
     """Side by side or alone, what was met is not set back; a modality that met nothing is as if it were not there."""
-    readouts = {"imu": Prototypes(3), "text": Prototypes(3)}
+    backbones = {m: SimpleNamespace(pooled_dim=3, blocks=[]) for m in (Modality.IMU, Modality.TEXT)}
+    method = BySpace(Context(backbones, 1, ClassIndex(), AnchorStore(), torch.device("cpu")), Prototypes)
     for modality, classes in (("imu", [0, 1, 2]), ("text", others)):
-        readouts[modality].grow(3)
-        readouts[modality].update(torch.eye(3, dtype=torch.float64)[classes], torch.tensor(classes, dtype=torch.int64))
-    context = Context({}, 1, ClassIndex(), AnchorStore(), torch.device("cpu"))
+        method.readouts[modality].grow(3)
+        taken = torch.eye(3, dtype=torch.float64)[classes], torch.tensor(classes, dtype=torch.int64)
+        method.readouts[modality].update(*taken)
     masks = {m: torch.ones(1, 1, dtype=torch.bool) for m in (Modality.IMU, Modality.TEXT)}
     x = {Modality.IMU: torch.tensor([[3.0, 0.0, 4.0]]), Modality.TEXT: torch.tensor([[3.0, 4.0, 0.0]])}
     nothing = torch.zeros(1, dtype=torch.int64)
-    found = ByModality(context, readouts).predict(Batch({}, masks, x, nothing, nothing))
+    found = method.predict(Batch({}, masks, x, nothing, nothing))
     imu, text = np.array([0.6, 0.0, 0.8]), np.array([0.6, 0.8, 0.7]) if others else np.zeros(3)
     assert found[0].numpy() == pytest.approx(SCALE * (imu + text) / 2)
 
