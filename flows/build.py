@@ -95,7 +95,7 @@ def features(lake: Lake, ledger: Ledger, recipe: Recipe, one: Run, *, workers: i
     names = {modality: recipe.learner.backbones[Modality(modality)] for modality in modalities(ledger, recipe, one)}
     models = registry.backbones(names, lake, where)
     trunk: dict[Modality, int] | dict[Modality, None] = dict.fromkeys(models)
-    if not registry.takes_stem(one.settings.method):
+    if not registry.needs_one_trunk(one.settings.method):
         trunk = first_adapters(models, one.settings.stages, (one.settings.params or {}).get("adapted_blocks", 0))
     return TrunkFeatures(lake, models, trunk, where, Damage(one.settings.max_damaged), workers)
 

@@ -16,7 +16,7 @@ from flows import build, stream
 from flows.recipe import Recipe, load_recipe, override
 from flows.update import update
 from learner.order import generator
-from learner.registry import METHODS, exemplars
+from learner.registry import METHODS, exemplars, needs_one_trunk, one_trunk
 from pipelines.crew import follow_parent
 from store.catalog import write_catalog
 from store.lake import Lake
@@ -27,14 +27,16 @@ DRAWS = 2000  # bootstrap resamples
 METRICS = ("average_accuracy", "last_accuracy", "forgetting", "bwt")
 COSTS = ("memory_bytes", "trained_parameters", "seconds")
 NEEDS_MEMORY = "n/a: it rehearses exemplars"
+ONE_TRUNK = "n/a: the stream's modalities have trunks of their own"
 NOT_TESTED = "n/a: the stream has no test split"
+NOT_ASKED = "n/a: it gives no answers of protocol {}"
 FAILED = "{} of its seeds failed"
 KEEPS_NONE = "it keeps no exemplars: one run a seed for all memories"
 UNPAIRED = "no difference: it was measured on other samples than {}, which `palimpsest evaluate` mends"
 DIED = "the process of a trial died: is there too little memory for so many --workers?"
 SKIPPED = "{} samples skipped as damaged"
 _ASKED = "WITH asked AS (SELECT unnest($runs) AS run_id, unnest($memories) AS memory)"
-_TESTED = "split = 'test' AND protocol = headline(scenario) AND modalities = 'all'"
+_TESTED = "split = 'test' AND protocol = coalesce($protocol, headline(scenario)) AND modalities = 'all'"
 _FIGURES = f"""
     {_ASKED}
     SELECT method, memory, count(*) AS seeds,
@@ -89,6 +91,7 @@ def compare(
     seeds: int = 5,
     memories: Sequence[int] = (),
     against: str | None = None,
+    protocol: str | None = None,
     overrides: Sequence[str] = (),
     workers: int = 1,
     progress: Progress = lambda what, done, total: None,
@@ -104,6 +107,7 @@ def compare(
         seeds: 0 up to this, the same for every method.
         memories: exemplars in all; the recipe's number where none is given.
         against: the method that the others are held against; the recipe's own where it takes part.
+        protocol: whose answers the figures are of; the one that the stream's scenario is judged by where none is named.
         overrides: ``key=value`` settings of the recipe, for every trial.
         workers: trials at once, each in a process of its own; 1 runs them here.
         progress: told what goes on, how far it is and how far it will go.
@@ -121,7 +125,12 @@ def compare(
     changed = override(recipe, overrides)
     chosen = list(dict.fromkeys([*(methods or METHODS), *([against] if against else [])]))
     asked = [(method, memory) for method in chosen for memory in memories or [changed.learner.memory]]
-    cells = {cell: used for cell in asked if (used := _used(*cell)) is not None}
+    unfit = {cell: reason for cell in asked if (reason := _unfit(*cell, changed))}
+    cells = {
+        (method, memory): 0 if exemplars(method) == "unused" else memory
+        for method, memory in asked
+        if (method, memory) not in unfit
+    }
     trials = {
         trial.run_id(recipe, overrides): trial
         for (method, _), memory in cells.items()
@@ -134,7 +143,7 @@ def compare(
         _prepare(lake, ledger, changed, left[0], progress)
         failed = _run(lake, recipe, left, overrides, workers, progress)
     write_catalog(lake)
-    table = _table(ledger, trials, failed, cells, asked, against or changed.learner.method)
+    table = _table(ledger, trials, failed, cells, unfit, asked, against or changed.learner.method, protocol)
     if failed:
         told = "\n".join(f"{t.method}, memory {t.memory}, seed {t.seed}: {_said(error)}" for t, error in failed.items())
         raise TrialsFailedError(
@@ -145,12 +154,11 @@ def compare(
     return table
 
 
-def _used(method: str, memory: int) -> int | None:
-    """The exemplars that a method is run with; None where it cannot do with so few."""
-    use = exemplars(method)
-    if use == "needed" and not memory:
-        return None
-    return 0 if use == "unused" else memory
+def _unfit(method: str, memory: int, recipe: Recipe) -> str:
+    """Why a method cannot learn the stream with so many exemplars; empty where it can."""
+    if exemplars(method) == "needed" and not memory:
+        return NEEDS_MEMORY
+    return ONE_TRUNK if needs_one_trunk(method) and not one_trunk(recipe.learner.backbones) else ""
 
 
 def _unfinished(ledger: Ledger, name: str, trials: dict[str, Trial]) -> list[Trial]:
@@ -225,15 +233,18 @@ def _table(
     trials: dict[str, Trial],
     failed: Collection[Trial],
     cells: dict[tuple[str, int], int],
+    unfit: dict[tuple[str, int], str],
     asked: Sequence[tuple[str, int]],
     reference: str,
+    protocol: str | None,
 ) -> list[dict[str, Any]]:
     learnt = {run_id: trial for run_id, trial in trials.items() if trial not in failed}
     bound = {"runs": list(learnt), "memories": [trial.memory for trial in learnt.values()]}
     failures = Counter((trial.method, trial.memory) for trial in failed)
-    figures = {(found["method"], found["memory"]): found for found in ledger.rows(_FIGURES, bound)}
+    judged = {**bound, "protocol": protocol}
+    figures = {(found["method"], found["memory"]): found for found in ledger.rows(_FIGURES, judged)}
     credits: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for part in ledger.rows(_CREDITS, bound):
+    for part in ledger.rows(_CREDITS, judged):
         credits.setdefault((part["method"], part["memory"]), []).append(part)
     damaged = {(found["method"], found["memory"]): found["samples"] for found in ledger.rows(_DAMAGED, bound)}
     columns = ("seeds", *(c for name in METRICS for c in (name, f"{name}_sd")), *COSTS, "difference", "low", "high")
@@ -242,10 +253,10 @@ def _table(
         own, other = ((one, cells.get((one, memory), -1)) for one in (method, reference))
         row = {**dict.fromkeys(columns), **figures.get(own, {}), "method": method, "memory": memory}
         notes = []
-        if (method, memory) not in cells:
-            notes.append(NEEDS_MEMORY)
+        if (method, memory) in unfit:
+            notes.append(unfit[method, memory])
         elif own not in figures and not failures[own]:
-            notes.append(NOT_TESTED)
+            notes.append(NOT_ASKED.format(protocol) if protocol else NOT_TESTED)
         elif own[1] != memory:
             notes.append(KEEPS_NONE)
         if failures[own]:

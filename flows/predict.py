@@ -15,7 +15,7 @@ from flows import build
 from flows.recipe import Recipe, load_recipe
 from learner.batch import Batch
 from learner.evaluate import NEIGHBOURS
-from learner.methods.base import FUSED
+from learner.methods.base import FUSED, Names
 from learner.retrieval import Retrieval, vote
 from learner.trainer import Trainer
 from pipelines.clip import ClipFormat, cut_all
@@ -112,6 +112,7 @@ def predict(
     start: Seconds | None = None,
     end: Seconds | None = None,
     manifest: Path | None = None,
+    names: Sequence[str] = (),
     neighbours: int = 3,
 ) -> list[dict[str, Any]]:
     """Predictions of the stream's champion, one row a sample.
@@ -123,27 +124,36 @@ def predict(
         start: of the clip in each file; without times a file is cut into the windows of the recipe's format.
         end: of the clip.
         manifest: more recordings, as `ingest folder` reads them.
+        names: of the classes to choose among, met or not; those that the champion has learnt where none is given.
         neighbours: how many anchors to show.
 
     Returns:
         Rows with ``file, start_s, end_s, label, confidence``; ``domain``, for which the nearest anchors vote;
         ``novelty``, 1 less the cosine to the nearest anchor; ``unfamiliar``, whether it is as novel, or the champion as
-        unsure, as with hardly any of its own val samples given the same modalities (the view `familiarity`); and
+        unsure, as with hardly any of its own val samples given the same modalities (the view `familiarity`; how sure it
+        is among given `names` does not count); and
         ``nearest``: the anchors' label, cosine, and source. What the champion cannot say is None: without anchors,
         domains, or val samples of these modalities.
 
     Raises:
-        PalimpsestError: the stream has learnt nothing yet, or a file cannot be used.
+        PalimpsestError: the stream has learnt nothing yet, a file cannot be used, or there are `names` and the
+            champion's method knows classes by their samples alone.
     """
     seen = see(lake, name, files, start=start, end=end, manifest=manifest)
     if seen is None:
         return []
     known = seen.ledger.rows("FROM familiarity WHERE snapshot_id = ?", [seen.snapshot])
     bounds = {row["modalities"]: row for row in known}
-    anchors, classes = seen.trainer.anchors, seen.trainer.index.classes
+    anchors, method = seen.trainer.anchors, seen.trainer.method
+    if names and not isinstance(method, Names):
+        raise PalimpsestError(
+            f"the champion of {seen.recipe.name} learnt by {seen.trainer.settings.method}, which knows classes by "
+            "their samples and not by name; leave the names out, or learn by comm"
+        )
     retrieval = Retrieval(anchors)
-    spaces = seen.trainer.method.embed(seen.batch)
-    confidence, best = seen.trainer.method.predict(seen.batch, spaces).softmax(1).max(1)
+    spaces, classes = method.embed(seen.batch), names or seen.trainer.index.classes
+    scores = method.predict_names(seen.batch, names) if isinstance(method, Names) and names else None
+    confidence, best = (method.predict(seen.batch, spaces) if scores is None else scores).softmax(1).max(1)
     found: list[tuple[np.ndarray, list[dict[str, Any]], dict[str, Any] | None]] = []
     for i in range(len(seen.samples)):
         there = seen.modalities(i)
@@ -174,7 +184,7 @@ def predict(
                 "confidence": round(float(confidence[i]), 4),
                 "domain": _domain(similarity, near),
                 "novelty": None if novelty is None else round(novelty, 4),
-                "unfamiliar": _beyond(bound, novelty, float(confidence[i])),
+                "unfamiliar": _beyond(bound, novelty, 1.0 if names else float(confidence[i])),
                 "nearest": "; ".join(nearest),
             }
         )

@@ -107,13 +107,18 @@ def exemplars(name: str) -> UseOfExemplars:
     return getattr(_method(name), "exemplars", "optional")
 
 
-def takes_stem(name: str) -> bool:
-    """Whether a method's tokens are the stem's output; else they are what the first adapter sees.
+def needs_one_trunk(name: str) -> bool:
+    """Whether a method sends all modalities through one trunk, from its stem's output on.
 
     Raises:
         PalimpsestError: no such method.
     """
-    return getattr(_method(name), "stem", False)
+    return getattr(_method(name), "one_trunk", False)
+
+
+def one_trunk(names: Mapping[Modality, str]) -> bool:
+    """Whether the backbones that a recipe names are one trunk."""
+    return len(names) == 1 or set(names.values()) == {CANONICAL}
 
 
 def _method(name: str) -> Any:

@@ -26,10 +26,21 @@ TEMPERATURE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What was estimated of a space: the mean of its anchors ``[D]``, and where possible a whitening ``[D, D]``."""
+    """What was estimated of a space.
+
+    Attributes:
+        centre: the mean of its anchors ``[D]``.
+        spread: unit directions in which samples of one label differ ``[D, R]``; None where labels have one anchor each.
+        excess: the share of each that is taken out ``[R]``, between 0 and 1.
+    """
 
     centre: np.ndarray
-    whiten: np.ndarray | None
+    spread: np.ndarray | None = None
+    excess: np.ndarray | None = None
+
+    def whitened(self, x: np.ndarray) -> np.ndarray:
+        """Vectors ``[n, D]`` in coordinates where samples of one label differ alike in every direction; to a scale."""
+        return x if self.spread is None else x - (x @ self.spread * self.excess) @ self.spread.T
 
 
 class Retrieval:
@@ -60,8 +71,8 @@ class Retrieval:
         _, ids = self.anchors.search(space, centred + there.centre, max(k, CANDIDATES))
         distinct, place = np.unique(ids, return_inverse=True)  # [U]
         candidates = self.anchors.vectors(space, distinct) - there.centre  # [U, D]
-        if own is there and there.whiten is not None:
-            centred, candidates = centred @ there.whiten, candidates @ there.whiten
+        if own is there:
+            centred, candidates = there.whitened(centred), there.whitened(candidates)
         similarity = _unit(centred) @ _unit(candidates).T  # [B, U]
         similarity = np.take_along_axis(similarity, place.reshape(ids.shape), 1)
         order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
@@ -80,12 +91,17 @@ class Retrieval:
         np.add.at(means, label, vectors)
         within = vectors - (means / counts[:, None])[label]
         centre = vectors.mean(0).astype(np.float32)
-        covariance = within.T @ within
-        spread = covariance.trace() / len(covariance)
-        if spread <= 1e-9 * len(vectors):  # an anchor a label tells nothing
-            return Space(centre, None)
-        shrunk = (1 - SHRINKAGE) * covariance / spread + SHRINKAGE * np.eye(len(covariance))
-        return Space(centre, np.linalg.inv(np.linalg.cholesky(shrunk)).T.astype(np.float32))
+        few = len(within) < within.shape[1]
+        values, vectors = np.linalg.eigh(within @ within.T if few else within.T @ within)
+        spread = values.sum() / within.shape[1]  # the mean variance, were it the same in all D directions
+        kept = values > max(1e-9 * len(within), 1e-10 * values[-1])
+        if not kept.any():
+            return Space(centre)
+        values, vectors = values[kept], vectors[:, kept]
+        directions = within.T @ vectors / np.sqrt(values) if few else vectors
+        # The inverse root of (1 - s) C / spread + s I, which beside a factor is I less a part along C's own directions.
+        excess = 1 - np.sqrt(SHRINKAGE / (SHRINKAGE + (1 - SHRINKAGE) * values / spread))
+        return Space(centre, directions.astype(np.float32), excess.astype(np.float32))
 
 
 def vote(similarity: np.ndarray, labels: np.ndarray) -> tuple[list[str], list[float]]:

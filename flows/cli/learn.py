@@ -62,6 +62,7 @@ def update(
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each, seeds 0, 1 ...")
 @click.option("--memory", "memories", default="", metavar="N,N", help="Exemplars in all; default: the recipe's.")
 @click.option("--against", metavar="METHOD", help="Hold the others against this one; default: the recipe's.")
+@click.option("--protocol", metavar="NAME", help="Whose answers: classifier, agnostic, retrieval or task-aware.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at once.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe, for every trial.")
 @click.option("--format", "form", type=FORMATS, default="table", show_default=True)
@@ -73,6 +74,7 @@ def compare(
     seeds: int,
     memories: str,
     against: str | None,
+    protocol: str | None,
     workers: int,
     overrides: tuple[str, ...],
     form: str,
@@ -104,6 +106,7 @@ def compare(
                 seeds=seeds,
                 memories=counts,
                 against=against,
+                protocol=protocol,
                 overrides=overrides,
                 workers=workers,
                 progress=tell,
@@ -166,6 +169,9 @@ def evaluate(lake: Lake, stream: str, method: str | None, seed: int, overrides: 
 @click.option("--start", type=float, metavar="S", help="Seconds from the recording's start.")
 @click.option("--end", type=float, metavar="S", help="Without times, a window after the other.")
 @click.option("--manifest", type=click.Path(path_type=Path), help="A CSV of recordings, as `ingest folder` reads it.")
+@click.option(
+    "--names", default="", metavar="A,B", help="Choose among these instead, met or not; by methods that read."
+)
 @click.option("--format", "form", type=FORMATS, default="table", show_default=True)
 @with_existing_lake
 def predict(
@@ -175,6 +181,7 @@ def predict(
     start: float | None,
     end: float | None,
     manifest: Path | None,
+    names: str,
     form: str,
 ) -> None:
     """Label FILES with the champion of STREAM.
@@ -187,7 +194,7 @@ def predict(
     from flows.predict import doubt
     from flows.predict import predict as run
 
-    rows = run(lake, stream, files, start=start, end=end, manifest=manifest)
+    rows = run(lake, stream, files, start=start, end=end, manifest=manifest, names=_listed(names))
     show(list(rows[0]) if rows else [], rows, form)
     if doubted := doubt(rows):
         click.echo(doubted, err=True)

@@ -62,8 +62,9 @@ class Method(Protocol):
 
     A method whose modalities are trained into one space, so that a sound may ask for a video, says so by a true
     attribute ``aligned``; without it they are not asked for each other. One that is undefined without exemplars, or
-    leaves them unused, says so by its class's attribute ``exemplars``; without it they are optional. One that has no
-    adapters and wants the stem's output as tokens says so by its class's attribute ``stem``.
+    leaves them unused, says so by its class's attribute ``exemplars``; without it they are optional. One that
+    sends all modalities through one trunk, and so wants its stem's output as tokens, says so by its class's attribute
+    ``one_trunk``.
     """
 
     scope: Literal["task", "seen"]

@@ -39,7 +39,7 @@ class PromptPool(SharedTrunk):
         self.pool = nn.Parameter(pool.to(context.device))
         self.keys = nn.Parameter(torch.randn(entries, self.width).to(context.device))
         self.head = CosineHead(dim=self.width).to(context.device)
-        self.parameters = nn.ParameterDict({"prompts": self.pool, "keys": self.keys})
+        self.parameters = nn.ParameterDict({"prompts": self.pool, "key": self.keys})
         self.modules = nn.ModuleDict({"pool": self.parameters, "head": self.head})
         self.own = torch.empty(0, dtype=torch.int64)
 
@@ -141,7 +141,7 @@ class CodaPrompt(PromptPool):
         begun = int(self.begun)
         parts = [
             torch.cat([values[: begun - self.a_task].detach(), values[begun - self.a_task : begun]])
-            for values in self.parameters.values()
+            for values in (self.pool, self.keys, self.attention)
         ]
         pool, keys, attention = parts
         weights = F.cosine_similarity(pooled[:, None] * attention, keys[None], 2)  # [V, S]

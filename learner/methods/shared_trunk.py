@@ -39,7 +39,7 @@ class SharedTrunk(ABC):
 
     scope: Literal["task", "seen"] = "task"
     exemplars: UseOfExemplars = "unused"
-    stem = True
+    one_trunk = True
 
     def __init__(self, context: Context):
         if len(context.backbones) > 1 and not one_trunk(context.backbones):

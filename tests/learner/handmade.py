@@ -143,6 +143,7 @@ def make_recipe(
     stream: Mapping[str, Any] = {"scenario": "class-incremental", "by": "label", "per_task": 2},  # noqa: B006
     gate: Mapping[str, Any] = {"max_forgetting": 1.0},  # noqa: B006
     name: str = "hand",
+    backbone: str = "tiny",
     **learner: Any,
 ) -> Recipe:
     """A recipe of the lake's data set that learns in moments."""
@@ -152,7 +153,7 @@ def make_recipe(
         dataset="hand",
         reader=ReaderSpec(name="folder"),
         stream=StreamSpec(**stream),
-        learner=LearnerSpec(backbones=dict.fromkeys(modalities, "tiny"), **settings),
+        learner=LearnerSpec(backbones=dict.fromkeys(modalities, backbone), **settings),
         gate=GateSpec(**gate),
     )
 

@@ -31,7 +31,7 @@ from learner.methods.frozen import BySpace
 from learner.methods.icarl import class_means, sigmoid_distillation
 from learner.methods.ranpac import RIDGES, RandomRidge
 from learner.methods.simplecil import SCALE, Prototypes
-from learner.registry import METHODS, exemplars
+from learner.registry import METHODS, exemplars, needs_one_trunk
 from learner.trainer import Settings
 from store.anchors import AnchorStore
 from store.lake import Lake
@@ -41,7 +41,8 @@ from tests.learner.handmade import CLASSES, SPLITS, copied, damage, ledger, make
 
 PARAMS = {"ranpac": {"projected": 64}, "ewc": {"fisher_samples": 6}}
 EVERY = 2  # steps between checkpoints; a task has 6
-CLOSED = {"simplecil", "slda", "ranpac"}
+CLOSED = {"simplecil", "slda", "ranpac", "zero-shot"}
+ONE_TRUNK = {name for name in METHODS if needs_one_trunk(name)}
 CONTRAST = {"contrast by sample", "contrast by class"}
 CROSSMODAL = {"classification", "alignment", "distillation", "preservation"}
 TERMS: dict[str, tuple[set[str], set[str]]] = {  # of the loss in the first task, and those that the second adds
@@ -58,6 +59,9 @@ TERMS: dict[str, tuple[set[str], set[str]]] = {  # of the loss in the first task
     "icarl": ({"classification"}, {"rehearsal"}),
     "moe-adapters": ({"classification"}, {"rehearsal"}),
     "av-cil": ({"classification", *CONTRAST}, {"rehearsal", "distillation"}),
+    "comm": ({"classification"}, {"shift"}),
+    "l2p": ({"classification", "choice"}, set()),
+    "coda-prompt": ({"classification", "choice"}, set()),
     **{method: (set(), set()) for method in CLOSED},
 }
 
@@ -68,15 +72,23 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
 def recipe_of(method: str, **learner: Any) -> Recipe:
     settings = {"epochs": 3, "batch_size": 6, "lr": 5e-3, "memory": 8, **learner}
-    return make_recipe(method=method, params=PARAMS.get(method, {}), **settings)
+    if method in ONE_TRUNK:
+        settings |= {"backbone": "canonical"}
+    return make_recipe(modalities=("imu", other(method)), method=method, params=PARAMS.get(method, {}), **settings)
+
+
+def other(method: str) -> str:
+    """The modality beside the IMU."""
+    return "image" if method in ONE_TRUNK else "text"
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake with four classes, some samples of which lack the IMU, whose features are cached."""
     some = lambda label, number: {"imu"} if number % 5 in (1, 4) else set()  # noqa: E731
-    lake = make_lake(tmp_path_factory.mktemp("methods"), labels=CLASSES[:4], lacks=some)
-    make_trainer(lake, make_recipe())
+    lake = make_lake(tmp_path_factory.mktemp("methods"), ("imu", "text", "image"), labels=CLASSES[:4], lacks=some)
+    for method in ("slda", "comm"):
+        make_trainer(lake, recipe_of(method))
     return lake
 
 
@@ -153,7 +165,7 @@ def test_every_term_of_its_loss_counts(learnt):
 
 def test_frozen_experts_stay(learnt):
     trees = [load_snapshot(learnt.whole, f"{learnt.run_id}/00{number}")["method"] for number in (1, 2)]
-    if learnt.method in CLOSED:
+    if learnt.method in CLOSED | ONE_TRUNK:
         assert not any("network" in tree for tree in trees)
         return
     first, second = (tree["network"] for tree in trees)
@@ -172,7 +184,8 @@ def test_a_snapshot_restored_predicts_the_same(learnt):
 
 def test_every_modality_may_be_missing(learnt):
     rows = predictions(learnt.whole)
-    assert {row["modalities"] for row in rows if row["protocol"] == "classifier"} == {"imu", "text", "all"}
+    sets = {row["modalities"] for row in rows if row["protocol"] == "classifier"}
+    assert sets == {"imu", other(learnt.method), "all"}
     assert all(0 <= row["confidence"] <= 1 + 1e-6 for row in rows)  # NaN is not
 
 
@@ -185,14 +198,16 @@ def test_memory_holds_exemplars_where_they_are_used(learnt):
 def sparse(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake whose second task has the IMU in its val and test samples alone."""
     unseen = lambda label, number: {"imu"} if label > "bee" and SPLITS[number % len(SPLITS)] == "train" else set()  # noqa: E731
-    lake = make_lake(tmp_path_factory.mktemp("sparse"), labels=CLASSES[:4], lacks=unseen, numbers=range(len(SPLITS)))
-    make_trainer(lake, make_recipe())
+    few = {"labels": CLASSES[:4], "lacks": unseen, "numbers": range(len(SPLITS))}
+    lake = make_lake(tmp_path_factory.mktemp("sparse"), ("imu", "text", "image"), **few)
+    for method in ("slda", "comm"):
+        make_trainer(lake, recipe_of(method))
     return lake
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def surprised(request: pytest.FixtureRequest, sparse: Lake, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A lake where a method learnt from `sparse`, if it can without exemplars, and of how many batches it held tokens.
+    """A method, a lake where it learnt from `sparse`, if it can without exemplars, and how many batches it held.
 
     Methods consolidate in batches of one here.
     """
@@ -202,7 +217,7 @@ def surprised(request: pytest.FixtureRequest, sparse: Lake, tmp_path_factory: py
 
     def single(self: Examples, size: int = 64) -> Iterator[Batch]:
         for batch in batches(self, 1 if size == 64 else size):
-            given.append(weakref.ref(batch.tokens[Modality.TEXT]))
+            given.append(weakref.ref(batch.tokens[Modality(other(request.param))]))
             held.append(sum(tokens() is not None for tokens in given))
             yield batch
 
@@ -210,18 +225,18 @@ def surprised(request: pytest.FixtureRequest, sparse: Lake, tmp_path_factory: py
         patch.setattr(Examples, "batches", single)
         memory = 4 if exemplars(request.param) == "needed" else 0
         update(lake, recipe_of(request.param, epochs=1, memory=memory))
-    return lake, max(held)
+    return request.param, lake, max(held)
 
 
 def test_a_modality_may_be_met_for_the_first_time_in_the_test(surprised):
-    lake, _ = surprised
+    method, lake, _ = surprised
     rows = [row for row in predictions(lake) if row["on_task"] == 2 and row["protocol"] == "classifier"]
-    assert {row["modalities"] for row in rows} == {"imu", "text", "all"}
+    assert {row["modalities"] for row in rows} == {"imu", other(method), "all"}
     assert all(0 <= row["confidence"] <= 1 + 1e-6 for row in rows)  # NaN is not
 
 
 def test_tokens_are_let_go_batch_by_batch(surprised):
-    _, held = surprised
+    _, _, held = surprised
     assert held <= 3
 
 

@@ -40,6 +40,23 @@ def test_what_labels_share_and_how_each_varies_anyway_is_taken_out(told_apart_by
     assert (plain == np.array(labels, object)[:, None]).mean() < 0.85
 
 
+@pytest.mark.parametrize("count", [8, 60], ids=["fewer than dimensions", "more than dimensions"])
+def test_similarity_is_the_cosine_after_whitening_by_the_covariance_within_labels(count):
+    rng = np.random.default_rng(2)
+    x, queries = rng.normal(size=(count, 20)) * np.arange(1, 21), rng.normal(size=(3, 20))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    similarity, ids = Retrieval(store_of(["a", "b"] * (count // 2), fused=x)).search("fused", queries, count)
+    within = np.concatenate([x[0::2] - x[0::2].mean(0), x[1::2] - x[1::2].mean(0)])
+    covariance = within.T @ within
+    shrunk = 0.8 * covariance / (covariance.trace() / 20) + 0.2 * np.eye(20)
+    asked, there = queries - x.mean(0), x - x.mean(0)
+    products = asked @ np.linalg.solve(shrunk, there.T)
+    lengths = [np.sqrt(np.einsum("nd,dn->n", v, np.linalg.solve(shrunk, v.T))) for v in (asked, there)]
+    expected = products / lengths[0][:, None] / lengths[1]
+    assert similarity == pytest.approx(np.take_along_axis(expected, ids, 1), abs=1e-5)
+
+
 def test_some_of_many_anchors_tell_as_much_whatever_their_order(told_apart_by_little, monkeypatch):
     store, queries, labels = told_apart_by_little
     monkeypatch.setattr(retrieval, "FITTED_ON", 40)  # every other anchor has the same label
