@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from learner import registry
 from learner.distributed import Ranks
 from learner.features import TrunkFeatures
 from learner.loader import Damage, Example
-from learner.modules.encoder import first_adapters
+from learner.modules.encoder import before_stages, first_adapters
 from learner.trainer import Settings, Trainer
 from store.lake import Lake
 from store.ledger import Ledger
@@ -94,8 +94,10 @@ def features(lake: Lake, ledger: Ledger, recipe: Recipe, one: Run, *, workers: i
     where = device()
     names = {modality: recipe.learner.backbones[Modality(modality)] for modality in modalities(ledger, recipe, one)}
     models = registry.backbones(names, lake, where)
-    trunk: dict[Modality, int] | dict[Modality, None] = dict.fromkeys(models)
-    if not registry.needs_one_trunk(one.settings.method):
+    trunk: Mapping[Modality, int | None]
+    if registry.needs_one_trunk(one.settings.method):
+        trunk = before_stages(models, one.settings.stages)
+    else:
         trunk = first_adapters(models, one.settings.stages, (one.settings.params or {}).get("adapted_blocks", 0))
     return TrunkFeatures(lake, models, trunk, where, Damage(one.settings.max_damaged), workers)
 

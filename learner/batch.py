@@ -21,8 +21,9 @@ class Batch:
     """Samples as their frozen trunks see them.
 
     Attributes:
-        tokens: ``[B, N, 2 D]`` a modality: what enters the first adapter, and what the frozen block beside it gives;
-            the stem's output ``[B, N, D]`` for methods that have no adapters.
+        tokens: ``[B, N, 2 D]`` a modality: what enters the first adapter, and what the frozen block beside it gives.
+            For methods that have no adapters the second half is what enters the first block that they prompt; the
+            stem's output alone, ``[B, N, D]``, where that is the first one.
         masks: which tokens are valid, bool ``[B, N]``; a missing modality has none.
         pooled: the frozen backbone's pooled output ``[B, P]``, zeros where missing.
         labels: class numbers of the stream, int64 ``[B]``.

@@ -108,7 +108,7 @@ def exemplars(name: str) -> UseOfExemplars:
 
 
 def needs_one_trunk(name: str) -> bool:
-    """Whether a method sends all modalities through one trunk, from its stem's output on.
+    """Whether a method sends all modalities through one trunk.
 
     Raises:
         PalimpsestError: no such method.

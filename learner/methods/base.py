@@ -29,7 +29,7 @@ class Context:
 
     Attributes:
         backbones: frozen, by modality.
-        stages: how many quarters of each backbone are adapted.
+        stages: how many quarters of each backbone, the last ones, are adapted.
         index: the stream's class numbers so far.
         anchors: the run's anchor store; the trainer adds to it after each task.
         device: where tensors live.
@@ -63,8 +63,8 @@ class Method(Protocol):
     A method whose modalities are trained into one space, so that a sound may ask for a video, says so by a true
     attribute ``aligned``; without it they are not asked for each other. One that is undefined without exemplars, or
     leaves them unused, says so by its class's attribute ``exemplars``; without it they are optional. One that
-    sends all modalities through one trunk, and so wants its stem's output as tokens, says so by its class's attribute
-    ``one_trunk``.
+    sends all modalities through one trunk, and so wants as tokens what enters its last stages, says so by its class's
+    attribute ``one_trunk``.
     """
 
     scope: Literal["task", "seen"]

@@ -82,7 +82,7 @@ class Comm(SharedTrunk):
         super().__init__(context)
         self.params = CommParams(**params)
         self.text = ClassNames(context, self.params.text, self.params.anchors)
-        shape = (len(self.names), len(self.trunk.blocks), self.params.prompts, self.trunk.dim)
+        shape = (len(self.names), self.blocks, self.params.prompts, self.trunk.dim)
         self.prompts = nn.Parameter((torch.randn(shape) * 0.02).to(context.device))
         self.modules: nn.Module = nn.ParameterDict({"prompts": self.prompts})
         self.former = self.prompts.detach().clone()  # as the task found them

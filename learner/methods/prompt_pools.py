@@ -35,7 +35,7 @@ class PromptPool(SharedTrunk):
 
     def __init__(self, context: Context, entries: int, prompts: int):
         super().__init__(context)
-        pool = torch.randn(entries, len(self.trunk.blocks), prompts, self.trunk.dim) * 0.02
+        pool = torch.randn(entries, self.blocks, prompts, self.trunk.dim) * 0.02
         self.pool = nn.Parameter(pool.to(context.device))
         self.keys = nn.Parameter(torch.randn(entries, self.width).to(context.device))
         self.head = CosineHead(dim=self.width).to(context.device)
@@ -45,7 +45,7 @@ class PromptPool(SharedTrunk):
 
     @abstractmethod
     def drawn(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """The prompts of views by their prompt-free features, ``[V, L, Q, W]``, and a term to minimise with them."""
+        """The prompts of views by their prompt-free features, ``[V, L, Q, D]``, and a term to minimise with them."""
 
     def begin_task(self, task: Task) -> list[ParameterGroup]:
         """Make room in the head."""
@@ -107,7 +107,7 @@ class L2P(PromptPool):
     def drawn(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest entries' prompts, and how far their keys are from the samples."""
         near, which = (F.normalize(pooled) @ F.normalize(self.keys).T).topk(self.chosen, 1)  # [V, k]
-        prompts = self.pool[which]  # [V, k, L, Q, W]
+        prompts = self.pool[which]  # [V, k, L, Q, D]
         return prompts.transpose(1, 2).flatten(2, 3), self.pull * (1 - near).mean()
 
 

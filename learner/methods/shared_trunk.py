@@ -1,7 +1,7 @@
 """What methods share that send every modality through one frozen trunk.
 
-A sample's *views* are what it has of the modalities. Shapes beside those of `learner.batch`: V views, L blocks, Q
-prompts, W width of the stem's output.
+A sample's *views* are what it has of the modalities. Shapes beside those of `learner.batch`: V views, L blocks of the
+last stages, which may be prompted, Q prompts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from learner.backbones.base import one_trunk
 from learner.batch import Batch
 from learner.data import Task
 from learner.methods.base import FUSED, Context, UseOfExemplars
+from learner.modules.encoder import before_stages
 from store.types import Modality, PalimpsestError
 
 
@@ -32,6 +33,9 @@ class View(NamedTuple):
 
 class SharedTrunk(ABC):
     """The hooks that follow from a view's features and scores; see `methods.base.Method`.
+
+    Attributes:
+        blocks: L.
 
     Raises:
         PalimpsestError: the modalities of the stream have trunks of their own.
@@ -51,6 +55,8 @@ class SharedTrunk(ABC):
         self.names = [str(m) for m in context.backbones]  # of the modalities that the stream may have
         self.trunk = next(iter(context.backbones.values()))
         self.width = self.trunk.pooled_dim
+        below = before_stages({self.trunk.modality: self.trunk}, context.stages)[self.trunk.modality]
+        self.blocks = len(self.trunk.blocks) - (0 if below is None else below + 1)
         self.modules: nn.Module = nn.Module()
 
     @property
@@ -85,7 +91,7 @@ class SharedTrunk(ABC):
 
     def predict_unnamed(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> tuple[Tensor, list[str] | None]:
         """See `methods.base.Unnamed`."""
-        x = self.features(tokens, mask, pooled, None)
+        x = self.features(tokens[..., -self.trunk.dim :], mask, pooled, None)
         return self.scores(x, pooled, None), self.taken_for(pooled)
 
     @torch.no_grad()
@@ -108,4 +114,5 @@ class SharedTrunk(ABC):
             mask = batch.masks[Modality(name)]
             rows = mask.any(1)
             if rows.any():
-                yield View(i, rows, batch.tokens[Modality(name)][rows], mask[rows], batch.pooled[Modality(name)][rows])
+                tokens = batch.tokens[Modality(name)][rows][..., -self.trunk.dim :]
+                yield View(i, rows, tokens, mask[rows], batch.pooled[Modality(name)][rows])

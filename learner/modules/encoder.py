@@ -29,6 +29,12 @@ def first_adapters(backbones: Mapping[Modality, Backbone], stages: int, last: in
     return {m: block_groups(len(backbone.blocks), stages, last)[0][-1] for m, backbone in backbones.items()}
 
 
+def before_stages(backbones: Mapping[Modality, Backbone], stages: int) -> dict[Modality, int | None]:
+    """The last block of each backbone below its last `stages` quarters; None where they begin at the stem."""
+    first = {m: _edges(len(backbone.blocks), stages)[0] for m, backbone in backbones.items()}
+    return {m: block - 1 if block else None for m, block in first.items()}
+
+
 def block_groups(depth: int, stages: int, last: int = 0) -> list[range]:
     """The blocks up to and with each adapter, which sits at the last block of its range.
 

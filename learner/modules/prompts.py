@@ -1,6 +1,6 @@
 """Deep prompts on a frozen trunk, after Jia et al. (2022): tokens put in front before each block and taken off behind.
 
-Shapes: B batch, L blocks, Q prompts, N tokens, D width, P pooled width.
+Shapes: B batch, L prompted blocks, Q prompts, N tokens, D width, P pooled width.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ def prompted(trunk: Backbone, tokens: Tensor, mask: Tensor, prompts: Tensor) -> 
 
     Args:
         trunk: frozen.
-        tokens: its stem's output ``[B, N, D]``.
+        tokens: what enters its L last blocks ``[B, N, D]``.
         mask: validity ``[B, N]``.
-        prompts: ``[B, L, Q, D]``; Q may be 0.
+        prompts: of those blocks ``[B, L, Q, D]``; Q may be 0.
 
     Returns:
         ``[B, P]``.
     """
-    Q, h = prompts.shape[2], tokens
+    (L, Q), h = prompts.shape[1:3], tokens
     valid = torch.cat([mask.new_ones(len(mask), Q), mask], 1)
-    for i, block in enumerate(trunk.blocks):
+    for i, block in enumerate(trunk.blocks[len(trunk.blocks) - L :]):
         h = through(block, torch.cat([prompts[:, i], h], 1), valid)[:, Q:]
     return trunk.pool(h, mask)
 
