@@ -33,7 +33,7 @@ def pretrain(
         lake: holds the data set.
         dataset: unlabelled recordings; labels are never read.
         out: a folder for the weights; the lake's own, where they take the place of those that ship, by default.
-        steps: optimiser steps a backbone.
+        steps: optimiser steps a backbone; half as many more for the trunk that all modalities share.
         seed: the same seed on the same shards gives the same weights.
         progress: told which backbone, steps done and steps in all.
 
@@ -58,7 +58,8 @@ def pretrain(
     names = [*SPECS, registry.CANONICAL]
     for name in [name for name in names if there & {model.modality for model in registry.untrained(name)}]:
         tell = partial(_tell, progress, name)
-        data = fill_in(name, examples, steps=steps, seed=seed, device=device(), progress=tell)
+        taken = steps * 3 // 2 if name == registry.CANONICAL else steps
+        data = fill_in(name, examples, steps=taken, seed=seed, device=device(), progress=tell)
         written.append((out or lake.backbones) / f"{name}.safetensors")
         put(written[-1], data)
     return written

@@ -14,7 +14,7 @@ from pipelines.readers import Reader
 from pipelines.readers.digit_sets import ArabicDigits, Fsdd, ImuDigits, Mnist
 from pipelines.readers.grid import Grid
 from pipelines.readers.nyu_depth import NyuDepth
-from store.types import Modality, Recording, Track
+from store.types import Modality, PalimpsestError, Recording, Track
 
 # folder, what reads it, the modality that is kept, the concepts
 _PARTS: tuple[tuple[str, Reader, Modality, tuple[str, ...]], ...] = (
@@ -40,7 +40,14 @@ class Modalities:
     version = 1
 
     def recordings(self, source: Path) -> Iterator[Recording]:
-        """Those of the folders that are there, folder after folder."""
+        """Those of the folders that are there, folder after folder.
+
+        Raises:
+            PalimpsestError: none is.
+        """
+        folders = [folder for folder, *_ in _PARTS]
+        if not any((source / folder).is_dir() for folder in folders):
+            raise PalimpsestError(f"no {', '.join(folders)} in {source}: it must hold some of these folders")
         for folder, reader, modality, concepts in _PARTS:
             if not (source / folder).is_dir():
                 continue

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learner.checkpoint import to_arrays, to_tensors
-from learner.modules.heads import GaussianReadout, Prior
+from learner.modules.heads import GaussianReadout, GaussianSpace, Prior
 from store.snapshots import load_tree, save_tree
 
 WIDTHS = {"a": 4, "b": 3}
@@ -269,3 +269,42 @@ def test_its_memory_does_not_grow_with_the_samples(groups):
 def _with_presence(n: int, groups: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     features, labels = make_data(n, groups)
     return features, ALL, labels
+
+
+def space_of(x: Tensor, groups: Tensor, rank: int | None = None) -> GaussianSpace:
+    space = GaussianSpace(x.shape[1], [Prior(isotropic=True)], rank)
+    space.update(x, groups, torch.arange(int(groups.max()) + 1))
+    return space
+
+
+@pytest.mark.parametrize("samples", [3, 400], ids=["fewer than dimensions", "more than dimensions"])
+def test_samples_of_a_group_have_its_mean_and_the_shrunk_covariance_of_all(samples):
+    features, groups = make_data(3 * samples)
+    space = space_of(torch.cat(list(features.values()), 1), groups)
+    drawn = space.draw(1, 60_000, torch.Generator().manual_seed(0))
+    inverse, _ = space.discriminant(torch.eye(7, dtype=torch.float64), space.prior)  # weights are S^-1 times the means
+    away = drawn.mean(0) - space.means[1]
+    assert away @ inverse @ away < 0.001
+    assert torch.allclose(inverse @ drawn.T.cov(), torch.eye(7, dtype=torch.float64), atol=0.05)
+
+
+def test_a_covariance_is_compressed_to_directions_and_a_diagonal():
+    torch.manual_seed(0)
+    x = torch.randn(500, 2).double() @ torch.randn(2, 30).double() * 3 + torch.randn(500, 30).double()
+    groups = torch.arange(500) % 4
+    whole, small, diagonal = (space_of(x, groups, rank) for rank in (None, 2, 0))
+    for space in (whole, small, diagonal):
+        space.compress()
+    assert torch.allclose(small.scatter.diagonal(), whole.scatter.diagonal())
+    assert (small.scatter - whole.scatter).norm() < 0.2 * (diagonal.scatter - whole.scatter).norm()
+    assert torch.equal(diagonal.scatter, whole.scatter.diagonal().diag())
+    assert diagonal.nbytes < small.nbytes < 0.5 * whole.nbytes
+    again = GaussianSpace(30, [Prior(isotropic=True)], 2)
+    again.take(small.state())
+    assert torch.equal(again.scatter, small.scatter)
+    assert again.state().keys() == small.state().keys() and "scatter" not in small.state()
+    small.update(x[:8], groups[:8], torch.arange(4))
+    small.transport(2 * torch.eye(30), torch.zeros(30), torch.eye(30))
+    small.compress()
+    again.take(small.state())
+    assert torch.equal(again.doubt, small.doubt) and torch.allclose(small.doubt, torch.eye(30).double())

@@ -50,6 +50,12 @@ def test_sound_is_the_same_window_of_the_whole(tmp_path, talk):
         np.testing.assert_array_equal(part, whole[round(start * 16_000) : round(end * 16_000)])
 
 
+def test_a_mute_recording_leaves_its_sound_out(tmp_path, talk):
+    sample = cut(replace(talk, mute=True), Clip(0.0, 0.5), FORMAT, tmp_path)
+    assert sample.audio is None and len(sample.frames) == 4
+    assert set(sample.meta["tracks"]) == {"video"}
+
+
 def test_a_real_word_is_the_same_window_of_its_sentence(recordings):
     source = recordings / "grid-s1"
     sentence = next(reader("grid").recordings(source))

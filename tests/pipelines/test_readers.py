@@ -133,6 +133,43 @@ class TestDigits:
         assert {one.language for one in found if one.domain == "arabic"} == {"ar"}
         assert Counter(one.split for one in found if one.domain == "ann") == {"train": 20, "val": 50, "test": 50}
 
+    def test_concepts_are_divided_among_the_modalities(self, source):
+        found = list(reader("modalities").recordings(source))
+        heard, of = {}, {"mnist-t10k": IMAGE, "fsdd": AUDIO, "imu-digits": IMU, "arabic-digits": AUDIO}
+        for one in found:
+            folder, _, name = one.name.partition("/")
+            (modality,), (track,) = one.tracks, one.tracks.values()
+            assert name and modality == of[folder] and track.path.parts[0] == folder and (source / track.path).is_file()
+            heard.setdefault(folder, set()).update(one.labels)
+        words = "zero one two three four five six seven eight nine".split()
+        assert {folder: sorted(labels, key=words.index) for folder, labels in heard.items()} == {
+            "mnist-t10k": words[:3],
+            "fsdd": words[3:6],
+            "imu-digits": words[6:8],
+            "arabic-digits": words[8:],
+        }
+        assert len({one.name for one in found}) == len(found)
+
+    def test_of_a_concept_so_many_are_taken(self, source):
+        drawn = Counter((one.labels, one.split) for one in reader("modalities", most=3).recordings(source))
+        assert max(drawn.values()) == 3
+
+    def test_a_folder_without_any_of_them_says_what_it_looked_for(self, tmp_path):
+        with pytest.raises(
+            PalimpsestError, match="no mnist-t10k, fsdd, imu-digits, grid-s1, arabic-digits, nyu-depth in"
+        ):
+            list(reader("modalities").recordings(tmp_path))
+
+    def test_real_talking_heads_are_seen_and_not_heard(self, recordings):
+        talks = [one for one in reader("modalities").recordings(recordings) if one.name.startswith("grid-s1/")]
+        assert len(talks) == 600 and all(one.mute and set(one.tracks) == {VIDEO} for one in talks)
+        assert {label for one in talks for clip in one.clips for label in clip.labels} == {
+            "blue",
+            "green",
+            "red",
+            "white",
+        }
+
     def test_the_real_ones_miss_movement_in_most_samples(self, recordings):
         found = list(reader("digits").recordings(recordings))
         assert len(found) == 3000

@@ -388,3 +388,24 @@ def test_what_was_mended_leaves_the_quarantine(ledger: Ledger) -> None:
     ledger.append("quarantined", [{"dataset": "d", "name": n, "reason": "it is empty"} for n in ("a", "b")])
     ledger.append("quarantined", [{"dataset": "d", "name": "a", "reason": None}])
     assert ledger.rows("SELECT name FROM quarantine") == [{"name": "b"}]
+
+
+def test_identification_is_the_mean_over_samples_beside_what_it_costs(ledger: Ledger) -> None:
+    learned(ledger, "r", [[4]])
+    columns = {
+        "run_id": "r",
+        "after_task": 1,
+        "on_task": 1,
+        "split": "test",
+        "protocol": "agnostic",
+        "modalities": "all",
+    }
+    ledger.append(
+        "predictions",
+        [
+            {**columns, "key": f"1-{i}", "label": "right", "predicted": said, "identified": share}
+            for i, (said, share) in enumerate([("right", 1.0), ("right", 0.5), ("right", 1.0), ("wrong", 0.0)])
+        ],
+    )
+    (row,) = ledger.rows("FROM modality_identification")
+    assert (row["identified"], row["agnostic_loss"]) == (2.5 / 4, 1 - 3 / 4)
