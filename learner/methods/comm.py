@@ -43,7 +43,8 @@ class CommParams:
         text: the frozen encoder of class names, as a recipe names a backbone for text.
         anchors: what modalities are aligned with: class names, or ``random`` orthogonal vectors.
         prompts: Q, tokens a block; 0 leaves the trunk as it is.
-        scale: on cosines while training.
+        ridge: of the alignments that are fitted while training, as a share of the features' mean square.
+        scale: on their products with text anchors.
         regularise: keep a modality's prompts a running average over its tasks, that moves the less the more they move
             its features, and hold those features while training.
         shift: weight of that hold.
@@ -58,8 +59,9 @@ class CommParams:
 
     text: str = "tiny"
     anchors: Literal["text", "random"] = "text"
-    prompts: int = 4
-    scale: float = 16.0
+    prompts: int = 8
+    ridge: float = 0.1
+    scale: float = 4.0
     regularise: bool = True
     shift: float = 1.0
     relevance: bool = True
@@ -90,7 +92,6 @@ class Comm(SharedTrunk):
         self.inputs = GaussianReadout({INPUT: self.width}, PRIORS)  # of prompt-free features, by modality
         self.spaces = [GaussianSpace(self.width, PRIORS, self.params.rank) for _ in self.names]  # prompted, by class
         self.maps: dict[int, tuple[Tensor, Tensor]] = {}  # by modality, features to text anchors: [P, T] and [T]
-        self.trial: dict[int, tuple[Tensor, Tensor]] = {}  # the same while a task is learnt
         self.now: list[int] = []  # the modalities of the task
 
     @property
@@ -99,7 +100,7 @@ class Comm(SharedTrunk):
         return self.inputs.nbytes + sum(space.nbytes for space in self.spaces)
 
     def begin_task(self, task: Task) -> list[ParameterGroup]:
-        """Learn which modality is which, and find a first alignment for those that the task brings."""
+        """Learn which modality is which."""
         self.former = self.prompts.detach().clone()
         self.text.name(self.context.index.classes)
         fresh, held = (self._inputs(examples) for examples in (task.train, task.val))
@@ -109,26 +110,19 @@ class Comm(SharedTrunk):
                 x = torch.cat(list(found.values()))
                 kinds = torch.cat([torch.full((len(x),), i) for i, x in found.items()])
                 take({INPUT: x}, torch.ones(len(x), 1, dtype=torch.bool), kinds)
-        self.trial = {}
-        for i, (x, labels) in self._features(task.train, self.former).items():
-            space = GaussianSpace(self.width, PRIORS[:1])
-            space.update(x, labels, torch.arange(len(self.context.index.classes)))
-            self.trial[i] = self._aligned(*space.discriminant(space.means, PRIORS[0]), space.counts > 0)
         return [{"params": [self.prompts], "scale": 1.0}] if self.params.prompts else []
 
     def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross-entropy of scaled cosines to the batch's names, and the shift of features that were there before."""
+        """Cross-entropy of alignments that halves of the batch give each other, and the shift of what was there."""
         likely, shifts, views = [], [], 0
-        anchors = self.text.anchors.to(batch.labels.device)
         present, target = batch.labels.unique(return_inverse=True)
+        anchors = self.text.anchors.to(target.device)[present]
         for view in self.views(batch):
             i, weights = view.modality, self._weights(view.pooled, view.modality)
             own = F.one_hot(torch.tensor(i), len(self.names)).bool().to(self.former.device)[:, None, None, None]
             pools = torch.where(own, self.prompts, self.former)  # of which only the modality's own learn
             now = prompted(self.trunk, view.tokens, view.mask, blended(pools, weights))
-            matrix, offset = (t.float().to(now.device) for t in self.trial[i])
-            logits = self.params.scale * F.normalize(now @ matrix + offset) @ anchors[present].T
-            likely.append(F.cross_entropy(logits, target[view.rows], reduction="sum"))
+            likely.append(len(now) * crossed(now, target[view.rows], anchors, self.params.ridge, self.params.scale))
             views += len(now)
             if self.params.regularise and self.tasks[i]:
                 with torch.no_grad():
@@ -286,15 +280,15 @@ class Comm(SharedTrunk):
         means[: len(here)][here] = own.means[here]
         weight, bias = own.discriminant(means, own.prior)
         closed = self._aligned(weight / own.temperature, bias / own.temperature, counts > 0)
-        return closed if self.params.realign != "samples" else self._sampled(modality, counts > 0)
+        return closed if self.params.realign != "samples" else self._sampled(modality, counts > 0, closed)
 
-    def _sampled(self, modality: int, known: Tensor) -> tuple[Tensor, Tensor]:
+    def _sampled(self, modality: int, known: Tensor, start: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The map under which samples of a modality's Gaussians are the least surprising among all known names."""
         space, generator = self.spaces[modality], torch.Generator().manual_seed(int(self.tasks.sum()))
         mine = (space.counts > 0).nonzero()[:, 0].tolist()
         x = torch.cat([space.draw(c, self.params.samples, generator) for c in mine])
         labels = torch.tensor(mine).repeat_interleave(self.params.samples)
-        matrix, offset = (t.clone().requires_grad_() for t in self.maps.get(modality) or self.trial[modality])
+        matrix, offset = (t.clone().requires_grad_() for t in self.maps.get(modality, start))
         anchors = self.text.anchors.double()
         optimizer = torch.optim.LBFGS([matrix, offset], max_iter=30, line_search_fn="strong_wolfe")
 
@@ -313,6 +307,33 @@ class Comm(SharedTrunk):
         """The map whose products with the known names' anchors are these discriminants of the first K classes."""
         known = known[: len(bias)]
         return least_map(weight[:, known], bias[known], self.text.anchors[: len(bias)][known])
+
+
+def crossed(x: Tensor, target: Tensor, anchors: Tensor, ridge: float, scale: float) -> Tensor:
+    """Cross-entropy where each half of `x` is aligned with text by what the other half teaches, in closed form.
+
+    A readout that is fitted in closed form wants features from which it generalises, and that is what the gradient
+    through it asks for (after Bertinetto et al. 2019, "Meta-learning with differentiable closed-form solvers").
+    Samples whose class the other half lacks are left out; 0 where that is all of them.
+
+    Args:
+        x: features ``[n, P]``.
+        target: classes ``[n]``.
+        anchors: of the classes ``[C, T]``.
+        ridge: of the regression, as a share of the features' mean square.
+        scale: on products of embeddings with anchors.
+    """
+    halves = torch.arange(len(x), device=x.device).chunk(2)
+    terms = []
+    for teaches, asks in (halves, halves[::-1]) if len(halves) == 2 else ():
+        asks = asks[torch.isin(target[asks], target[teaches])]
+        centre, wanted = x[teaches].mean(0), anchors[target[teaches]]
+        support, query = x[teaches] - centre, x[asks] - centre
+        gram = support @ support.T
+        gram = gram + (ridge * gram.diagonal().mean() + 1e-6) * torch.eye(len(gram), device=x.device)
+        embedded = wanted.mean(0) + query @ support.T @ torch.linalg.solve(gram, wanted - wanted.mean(0))
+        terms.append(F.cross_entropy(scale * embedded @ anchors.T, target[asks], reduction="sum"))
+    return torch.stack(terms).sum() / len(x) if terms else 0 * x.sum()
 
 
 def _moved(matrix: Tensor, offset: Tensor, former: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ class GaussianSpace:
         self.priors, self.rank = tuple(priors), rank
         self.counts = torch.zeros(0, dtype=torch.float64)  # [G]
         self.means = torch.zeros(0, width, dtype=torch.float64)  # [G, d]
-        self.scatter = torch.zeros(width, width, dtype=torch.float64)  # within groups
+        self.scatter = torch.zeros(0, 0, dtype=torch.float64)  # within groups [d, d], once a sample was met
         self.owner = torch.zeros(0, dtype=torch.int64)  # the class of each group, [G]
         self.doubt: Tensor = torch.zeros(0, 0, dtype=torch.float64)  # [d, d] once the space drifts: what that left open
         self.surprise = torch.zeros(len(priors), len(_TEMPERATURES), dtype=torch.float64)  # of held-out classes
@@ -90,7 +90,8 @@ class GaussianSpace:
         mean = torch.zeros(len(met), x.shape[1], dtype=x.dtype).index_add_(0, place, x) / new[:, None]
         centred, shift = x - mean[place], mean - self.means[met]
         between = shift * (known * new / (known + new)).sqrt()[:, None]
-        self.scatter += centred.T @ centred + between.T @ between
+        added = centred.T @ centred + between.T @ between
+        self.scatter = self.scatter + added if len(self.scatter) else added
         self.means[met] += shift * (new / (known + new))[:, None]
         self.counts[met] += new
         self._solved.clear()
@@ -106,6 +107,8 @@ class GaussianSpace:
 
     def transport(self, matrix: Tensor, offset: Tensor, residual: Tensor) -> None:
         """Follow a drift; see `GaussianReadout.transport`."""
+        if not len(self.counts):
+            return
         matrix, offset = matrix.double().cpu(), offset.double().cpu()
         self.means = torch.where(self.counts[:, None] > 0, self.means @ matrix.T + offset, self.means)
         self.scatter = matrix @ self.scatter @ matrix.T

@@ -170,14 +170,15 @@ def test_names_mean_nothing_beside_random_anchors(lake, tmp_path):
         method.predict_names(next(tasks[0].test.batches()), ["zebra"])
 
 
-def test_what_is_kept_grows_by_a_mean_a_class(first, both, lake, tmp_path):
+def test_a_modality_costs_a_covariance_and_a_class_a_mean(first, both, lake, tmp_path):
     (_, one, _), (_, two, _) = first, both
-    before = one.spaces[one.names.index("image")].nbytes
-    width, bytes_of_number = two.width, 8
-    # The IMU has two classes of its own beside two that it never met: a mean, a count and an owner each.
-    grown = two.nbytes - one.nbytes
-    assert grown <= 4 * (width + 2) * bytes_of_number + (width + 2) * bytes_of_number
-    assert two.spaces[two.names.index("image")].nbytes == before
+    image, imu = (one.names.index(name) for name in ("image", "imu"))
+    number, width = 8, two.width  # bytes
+    assert two.spaces[image].nbytes == one.spaces[image].nbytes
+    # The IMU brings a covariance, and for each class so far a mean, a count and an owner; and it is a class of the inputs.
+    brought = width * width + 4 * (width + 2) + (width + 2)
+    assert two.nbytes - one.nbytes <= number * brought
+    assert one.spaces[imu].nbytes < number * width  # of what was never met there is nothing
     _, small, _ = learnt(lake, tmp_path, tasks=2, rank=4)
     assert small.spaces[0].nbytes < 0.02 * two.spaces[0].nbytes
 
