@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from flows.recipe import Recipe
+from flows.recipe import Recipe, StreamSpec
 from learner.index import LAYOUT, Index, Rows, write_index
 from learner.order import generator
 from store import cache
@@ -59,6 +59,7 @@ SEALED_AT_ONCE = 1 << 20  # samples a ledger file
 
 Row = dict[str, Any]
 Predicate = dict[str, set[str]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,10 @@ def _declared(recipe: Recipe, groups: Sequence[Row], sealed: list[Row]) -> list[
     """Every task that the recipe declares, as (name, predicate); values that were sealed together stay together."""
     spec = recipe.stream
     if spec.by is None:
-        wanted = [(task.name, {"label": set(task.labels), "domain": set(task.domains)}) for task in spec.tasks]
+        wanted = [
+            (task.name, {"label": set(task.labels), "domain": set(task.domains)})
+            for task in _shuffled(spec, spec.tasks)
+        ]
         return [(name, {column: values for column, values in by.items() if values}) for name, by in wanted]
     cut = [(task["task_name"], task["labels"]) for task in sealed if _base(task["task_name"]) == task["task_name"]]
     if spec.by == "arrival":
@@ -186,11 +190,16 @@ def _declared(recipe: Recipe, groups: Sequence[Row], sealed: list[Row]) -> list[
         return [(name, {"arrival": set(chunk)}) for name, chunk in [*cut, *later]]
     seen = {group[spec.by] for group in groups}
     order = [value for value in spec.order if value in seen] + sorted(seen - set(spec.order))
-    if spec.order_seed is not None:
-        order = [order[i] for i in generator("tasks", spec.order_seed).permutation(len(order))]
-    left = [value for value in order if not any(value in chunk for _, chunk in cut)]
+    left = [value for value in _shuffled(spec, order) if not any(value in chunk for _, chunk in cut)]
     chunks = [left[i : i + spec.per_task] for i in range(0, len(left), spec.per_task)]
     return [(name, {spec.by: set(chunk)}) for name, chunk in [*cut, *(("+".join(chunk), chunk) for chunk in chunks)]]
+
+
+def _shuffled(spec: StreamSpec, items: Sequence[T]) -> list[T]:
+    """`items` in the order that the recipe's seed draws, or as they are."""
+    if spec.order_seed is None:
+        return list(items)
+    return [items[i] for i in generator("tasks", spec.order_seed).permutation(len(items))]
 
 
 def _arrivals(groups: Iterable[Row], per_task: int) -> Iterator[tuple[str, list[str]]]:

@@ -246,9 +246,13 @@ def test_an_empty_data_set_says_what_to_do(lake):
         update(lake, make_recipe())
 
 
+NAMED = {"tasks": [{"name": label, "labels": [label]} for label in CLASSES[:4]]}
+
+
+@pytest.mark.parametrize("declared", [{"by": "label"}, NAMED], ids=["by label", "by hand"])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_order_of_tasks_follows_its_seed(here, seed):
-    definition = {"scenario": "class-incremental", "by": "label", "order_seed": seed}
+def test_the_order_of_tasks_follows_its_seed(here, seed, declared):
+    definition = {"scenario": "class-incremental", "order_seed": seed, **declared}
     recipe = make_recipe(method="slda", stream=definition)
     assert stream.seal(ledger(here), recipe) == 4
     order = [CLASSES[i] for i in generator("tasks", seed).permutation(4)]
