@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load
 
 from learner.backbones.base import Backbone
-from learner.backbones.canonical import FORMS, CanonicalBackbone
+from learner.backbones.canonical import FORMS, CanonicalBackbone, through_pictures
 from learner.backbones.tiny import SPECS, TinyBackbone
 from learner.methods.base import Context, Method, UseOfExemplars
 from store.lake import Lake
@@ -118,7 +118,8 @@ def needs_one_trunk(name: str) -> bool:
 
 def one_trunk(names: Mapping[Modality, str]) -> bool:
     """Whether the backbones that a recipe names are one trunk."""
-    return len(names) == 1 or set(names.values()) == {CANONICAL}
+    (first, *others) = set(names.values())
+    return len(names) == 1 or (not others and (first == CANONICAL or first.startswith(f"{CANONICAL}:")))
 
 
 def _method(name: str) -> Any:
@@ -128,30 +129,47 @@ def _method(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
+def _canonical(name: str, lake: Lake, device: torch.device) -> Mapping[Modality, Backbone]:
+    """The one trunk of that name as each modality enters it."""
+    if name == CANONICAL:
+        return {model.modality: cast(Backbone, model) for model in _loaded(CANONICAL, lake, device)}
+    inner = name.removeprefix(f"{CANONICAL}:")
+    if not inner.startswith(HUB):
+        raise PalimpsestError(
+            f"no backbone is called {name!r}; there are {CANONICAL} and {CANONICAL}:{HUB}NAME_OR_FOLDER"
+        )
+    images = _hub(inner, Modality.IMAGE, lake, device)
+    return {modality: through_pictures(images, modality) for modality in FORMS}
+
+
+def _hub(name: str, modality: Modality, lake: Lake, device: torch.device) -> Backbone:
+    hub = import_module("learner.backbones.hub")  # transformers is an extra
+    return cast(Backbone, hub.load(name.removeprefix(HUB), modality, lake).to(device))
+
+
 def backbones(names: Mapping[str, str], lake: Lake, device: torch.device) -> dict[Modality, Backbone]:
     """The backbones of a recipe, by modality.
 
-    A family's name (`tiny`) stands for its member of that modality, `canonical` for one trunk that all who name it
-    share, `hub:NAME_OR_FOLDER` for a transformers checkpoint.
+    A family's name (`tiny`) stands for its member of that modality, `hub:NAME_OR_FOLDER` for a transformers checkpoint,
+    `canonical` for one trunk that all who name it share, `canonical:hub:NAME_OR_FOLDER` for a checkpoint for images
+    that they share.
 
     Raises:
         PalimpsestError: a backbone is not for the modality that it is named for.
     """
     found: dict[Modality, Backbone] = {}
-    shared: dict[str, Backbone] = {}
-    if CANONICAL in names.values():
-        shared = {str(model.modality): cast(Backbone, model) for model in _loaded(CANONICAL, lake, device)}
+    shared = {
+        name: _canonical(name, lake, device)
+        for name in {name for name in names.values() if name.partition(":")[0] == CANONICAL}
+    }
     for modality, name in names.items():
-        if name == CANONICAL:
-            if modality not in shared:
-                raise PalimpsestError(
-                    f"backbone {CANONICAL} takes {', '.join(shared)}; the recipe names it for {modality}"
-                )
-            found[Modality(modality)] = shared[modality]
+        if name in shared:
+            if modality not in shared[name]:
+                raise PalimpsestError(f"backbone {name} takes {', '.join(FORMS)}; the recipe names it for {modality}")
+            found[Modality(modality)] = shared[name][Modality(modality)]
             continue
         if name.startswith(HUB):
-            hub = import_module("learner.backbones.hub")  # transformers is an extra
-            found[Modality(modality)] = hub.load(name.removeprefix(HUB), Modality(modality), lake).to(device)
+            found[Modality(modality)] = _hub(name, Modality(modality), lake, device)
         else:
             found[Modality(modality)] = backbone(name if name in SPECS else f"{name}-{modality}", lake, device)
     for modality, model in found.items():

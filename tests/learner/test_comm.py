@@ -175,7 +175,7 @@ def test_a_modality_costs_a_covariance_and_a_class_a_mean(first, both, lake, tmp
     image, imu = (one.names.index(name) for name in ("image", "imu"))
     number, width = 8, two.width  # bytes
     assert two.spaces[image].nbytes == one.spaces[image].nbytes
-    # The IMU brings a covariance, and for each class so far a mean, a count and an owner; itself it is one of the inputs.
+    # The IMU brings a covariance, for each class so far a mean, a count and an owner, and is one of the inputs.
     brought = width * width + 4 * (width + 2) + (width + 2)
     assert two.nbytes - one.nbytes <= number * brought
     assert one.spaces[imu].nbytes < number * width  # of what was never met there is nothing

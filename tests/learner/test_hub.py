@@ -468,6 +468,29 @@ def test_a_stream_is_learnt_on_checkpoints(checkpoint, tmp_path):
         assert torch.equal(cached.pooled[m], fresh.pooled[m])
 
 
+def test_modalities_share_a_checkpoint_for_images_and_names_one_for_text(checkpoint, tmp_path):
+    lacks = lambda label, number: {"imu"} if label in CLASSES[:2] else {"image"}  # noqa: E731
+    lake = make_lake(tmp_path, ("image", "imu"), labels=CLASSES[:4], lacks=lacks)
+    shared, names = f"canonical:hub:{checkpoint('clip vision')}", f"hub:{checkpoint('clip text')}"
+    how = {"method": "comm", "epochs": 1, "params": {"text": names}}
+    trainer, data = make_trainer(lake, make_recipe(modalities=("image", "imu"), backbone=shared, **how))
+    one, other = trainer.features.backbones.values()
+    assert set(map(id, one.parameters())) == set(map(id, other.parameters()))
+    tasks = [trainer.task(number, name, data.tasks[number]) for number, name in data.names.items()]
+    for number, task in enumerate(tasks):
+        trainer.learn(task, tasks[:number])
+    seen, felt = (next(task.train.batches()) for task in tasks)
+    assert seen.pooled[IMAGE].shape[1:] == felt.pooled[Modality.IMU].shape[1:] == (one.pooled_dim,)
+    (row,) = trainer.ledger.rows("SELECT count(*) AS n FROM predictions WHERE protocol = 'agnostic' AND identified = 1")
+    assert row["n"] > 0
+
+
+@pytest.mark.parametrize("name", ["canonical:", "canonical:tiny", "canonical:no/such"])
+def test_no_other_trunk_takes_them_all(name):
+    with pytest.raises(PalimpsestError, match=f"no backbone is called '{name}'; there are canonical and"):
+        registry.backbones({IMAGE: name}, Lake(Path("/none")), CPU)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ARCHITECTURES)
