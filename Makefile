@@ -9,7 +9,7 @@
 EXTRAS ?= cpu,dev
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n auto --maxprocesses 4
-BENCH ?= throughput growth long kills reading anchors stream resume
+BENCH ?= throughput growth long kills reading anchors stream modalities resume
 BENCH_ARGS ?=
 PYTHON ?=
 VENV := .venv

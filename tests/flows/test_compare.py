@@ -74,6 +74,26 @@ def test_the_table_has_what_the_ledger_says(whole):
     assert again["low"] <= again["difference"] <= again["high"]
 
 
+def test_another_protocol_may_be_asked_for(whole):
+    lake, table = whole
+    how = {**ASKED, "memories": [4]}
+    found = compare(lake, RECIPE, **how, protocol="retrieval")
+    (expected,) = ledger(lake).rows(
+        "SELECT avg(last_accuracy) AS mean FROM stream_summary "
+        "WHERE method = 'simplecil' AND split = 'test' AND protocol = 'retrieval' AND modalities = 'all'"
+    )
+    assert found[1]["last_accuracy"] == pytest.approx(expected["mean"])
+    assert found[1]["difference"] is not None
+    absent = "n/a: it gives no answers of protocol agnostic"
+    assert {row["note"] for row in compare(lake, RECIPE, **how, protocol="agnostic")} == {absent}
+
+
+def test_what_needs_one_trunk_is_left_out_where_there_is_none(whole):
+    lake, _ = whole
+    (row,) = compare(lake, RECIPE, methods=["comm"], seeds=1)
+    assert (row["seeds"], row["note"]) == (None, "n/a: the stream's modalities have trunks of their own")
+
+
 def test_trials_are_never_promoted_even_where_they_are_the_recipe_itself(whole):
     lake, _ = whole
     assert champions.champion(ledger(lake), "hand") is None

@@ -54,6 +54,23 @@ def test_several_tracks_of_a_recording_are_named_by_a_manifest(taught, files, tm
     assert [row["label"] for row in rows] == ["cat", "dog"]
 
 
+def test_a_method_that_reads_chooses_among_names_met_or_not(tmp_path, files):
+    lake = make_lake(tmp_path, ("image",), labels=CLASSES[:4])
+    recipe = make_recipe(modalities=("image",), backbone="canonical", method="comm")
+    update(lake, recipe)
+    one, other = predict(lake, recipe, [files["ant.png"], files["dog.png"]], names=["zebra", "dog", "ant"])
+    assert (one["label"], other["label"]) == ("ant", "dog")
+    (alone,) = predict(lake, recipe, [files["ant.png"]], names=["zebra"])
+    assert (alone["label"], alone["confidence"]) == ("zebra", 1.0)
+
+
+def test_names_are_refused_where_classes_are_known_by_samples(taught, files):
+    with pytest.raises(
+        PalimpsestError, match="learnt by crossmodal-moe, which knows classes by their samples and not by"
+    ):
+        predict(taught, TAUGHT, [files["ant.png"]], names=["ant"])
+
+
 def test_predicting_changes_nothing(taught, files):
     before = {path: path.read_bytes() for path in taught.ledger.rglob("*.parquet")}
     one = predict(taught, TAUGHT, [files["ant.txt"]])
