@@ -78,8 +78,6 @@ class CommParams:
 class Comm(SharedTrunk):
     """The method's hooks; see `methods.base.Method`."""
 
-    aligned = True
-
     def __init__(self, context: Context, **params: Any):
         super().__init__(context)
         self.params = CommParams(**params)
@@ -147,8 +145,8 @@ class Comm(SharedTrunk):
         now, classes = self._features(task.train, self.prompts), torch.arange(len(self.context.index.classes))
         for i, (x, labels) in now.items():
             if i in then:
-                matrix, offset, residual = fit_drift(then[i][0], x)
-                self.spaces[i].transport(matrix, offset, residual)
+                self.spaces[i].transport(*fit_drift(then[i][0], x))
+                matrix, offset, _ = fit_drift(F.normalize(then[i][0]), F.normalize(x))  # anchors have unit length
                 self.context.anchors.carry(self.names[i], partial(_moved, matrix, offset))
             self.spaces[i].update(x, labels, classes)
         for i, (x, labels) in self._features(task.val, self.prompts, self.now).items():

@@ -23,8 +23,6 @@ from learner.modules.text_anchors import least_map
 class ZeroShot(SharedTrunk):
     """The method's hooks; see `methods.base.Method`."""
 
-    aligned = True
-
     def __init__(self, context: Context, text: str = "tiny", anchors: Literal["text", "random"] = "text"):
         super().__init__(context)
         self.text = ClassNames(context, text, anchors)
