@@ -17,6 +17,10 @@ WHERE protocol = 'classifier' AND modalities = 'all' AND split = 'test' GROUP BY
 SELECT stream, method, modalities, avg(last_accuracy) AS last_accuracy FROM stream_summary
 WHERE protocol = 'classifier' AND split = 'test' GROUP BY ALL ORDER BY ALL;
 
+-- Is the modality found out where it is not told, and what does that cost?
+SELECT stream, method, after_task, avg(identified) AS identified, avg(agnostic_loss) AS agnostic_loss
+FROM modality_identification WHERE modalities = 'all' AND split = 'test' GROUP BY ALL ORDER BY ALL;
+
 -- How well are anchors found, also by sound that asks for pictures (audio>video)?
 SELECT stream, method, modalities, metric, avg(last_value) AS last_value FROM metric_summary
 WHERE protocol = 'retrieval' AND split = 'test' GROUP BY ALL ORDER BY ALL;

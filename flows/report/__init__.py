@@ -39,6 +39,10 @@ QUERIES = {
         SELECT run_id, protocol, modalities, last_accuracy, lost_against_all FROM modality_ablation
         WHERE {MEASURED} AND NOT contains(modalities, '>')
         ORDER BY run_id, modalities <> 'all', modalities, protocol""",
+    "identification": f"""
+        SELECT run_id, task_name, identified, agnostic_loss FROM modality_identification
+        WHERE {MEASURED} AND modalities = 'all' QUALIFY after_task = max(after_task) OVER (PARTITION BY run_id)
+        ORDER BY run_id, on_task""",
     "retrieval": f"""
         SELECT run_id, modalities, metric, last_value FROM metric_summary
         WHERE {MEASURED} AND protocol = 'retrieval' AND metric <> 'weighted_f1'
@@ -165,6 +169,7 @@ def _view(stream: Row, found: Mapping[str, list[Row]], in_use: str | None) -> di
         "curves": chart(lines, ticks=dict(enumerate(tasks, 1)), top=1.0, percent=True) if lines else None,
         "matrices": {run: _square(matrix[run], len(tasks)) for run in order if run in matrix},
         "ablation": {run: _subsets(ablation[run]) for run in order if run in ablation},
+        "identification": {run: rows for run, rows in _by_run(found["identification"]).items() if run in order},
         "retrieval": {run: _by_metric(rows) for run, rows in _by_run(found["retrieval"]).items() if run in order},
         "told": told,
         "experts": _experts(experts.get(told or "", [])),

@@ -51,6 +51,15 @@ def page(lake: Lake, learned: Ledger) -> str:
     return report(lake, "toy").read_text()
 
 
+def test_the_page_says_how_often_a_modality_is_found_out(lake: Lake, learned: Ledger, page: str) -> None:
+    assert "Which modality is it?" not in page
+    of = {"run_id": CHAMPION, "after_task": 2, "on_task": 2, "split": "test", "protocol": "agnostic"}
+    said = [{"predicted": "right", "identified": 1.0}] * 2 + [{"predicted": "wrong", "identified": 0.0}] * 2
+    rows = [of | {"modalities": "all", "key": f"2-{i}", "label": "right", **one} for i, one in enumerate(said)]
+    learned.append("predictions", rows)
+    assert ["second", "50.0", "50.0"] in Rows(report(lake, "toy").read_text()).rows  # all four are right where told
+
+
 def test_the_page_holds_the_figures(page: str) -> None:
     parsed = Rows(page)
     assert parsed.open == []
