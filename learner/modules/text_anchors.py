@@ -55,10 +55,12 @@ def random_anchors(count: int, width: int) -> Tensor:
 def least_map(weight: Tensor, bias: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
     """The least affine map ``[P, T]``, ``[T]`` of features under which products with `anchors` are given discriminants.
 
+    What all of them have in common tells none apart and is taken out, lest a name that is none of them win by it.
+
     Args:
         weight: ``[P, K]``.
         bias: ``[K]``.
         anchors: ``[K, T]``.
     """
     inverse = torch.linalg.pinv(anchors.double())  # [T, K]
-    return weight @ inverse.T, inverse @ bias
+    return (weight - weight.mean(1, keepdim=True)) @ inverse.T, inverse @ (bias - bias.mean())

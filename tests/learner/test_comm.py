@@ -15,7 +15,7 @@ from learner import registry
 from learner.data import Task
 from learner.methods.comm import Comm
 from learner.modules.prompts import blended, prompted
-from learner.modules.text_anchors import random_anchors, text_anchors
+from learner.modules.text_anchors import least_map, random_anchors, text_anchors
 from learner.trainer import Trainer
 from store.lake import Lake
 from store.ledger import Ledger
@@ -201,6 +201,15 @@ class TestTextAnchors:
         """The sentences themselves, which all share, would draw them together."""
         cosines = self.cosines(text_anchors(encoder, ["seven", "blue", "kitchen", "bathroom"]))
         assert cosines[~torch.eye(4, dtype=torch.bool)].max() < 0.9
+
+    def test_a_map_gives_discriminants_up_to_what_they_have_in_common(self):
+        torch.manual_seed(0)
+        weight, bias, x = torch.randn(6, 3).double(), torch.randn(3).double() - 100, torch.randn(5, 6).double()
+        anchors = random_anchors(4, 8)
+        matrix, offset = least_map(weight, bias, anchors[:3])
+        scores, wanted = (x @ matrix + offset) @ anchors.T.double(), x @ weight + bias
+        assert torch.allclose(scores[:, :3], wanted - wanted.mean(1, keepdim=True), atol=1e-5)
+        assert scores[:, 3].abs().max() < 1e-5  # of a name that none of them is like nothing is said
 
     def test_random_ones_are_orthogonal_and_stay_as_more_come(self):
         assert torch.allclose(self.cosines(random_anchors(5, 8)), torch.eye(5), atol=1e-6)
