@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from learner.batch import Batch
 from learner.compensation import fit_drift
 from learner.data import Examples, Task
-from learner.methods.base import Context, ParameterGroup
+from learner.methods.base import FUSED, Context, ParameterGroup
 from learner.methods.class_names import ClassNames
 from learner.methods.shared_trunk import SharedTrunk
 from learner.modules.heads import GaussianReadout, GaussianSpace, Prior
@@ -146,8 +146,7 @@ class Comm(SharedTrunk):
         for i, (x, labels) in now.items():
             if i in then:
                 self.spaces[i].transport(*fit_drift(then[i][0], x))
-                matrix, offset, _ = fit_drift(F.normalize(then[i][0]), F.normalize(x))  # anchors have unit length
-                self.context.anchors.carry(self.names[i], partial(_moved, matrix, offset))
+                self._carry(i, then[i][0], x)
             self.spaces[i].update(x, labels, classes)
         for i, (x, labels) in self._features(task.val, self.prompts, self.now).items():
             self.spaces[i].calibrate(x, labels)
@@ -300,6 +299,18 @@ class Comm(SharedTrunk):
         with torch.enable_grad():
             optimizer.step(surprise)
         return matrix.detach(), offset.detach()
+
+    def _carry(self, modality: int, before: Tensor, after: Tensor) -> None:
+        """Move a modality's anchors, which have unit length, as samples ``[n, P]`` have moved; alone and fused."""
+        store, name = self.context.anchors, self.names[modality]
+        matrix, offset, _ = fit_drift(F.normalize(before), F.normalize(after))
+        store.carry(name, partial(_moved, matrix, offset))
+        ids = store.ids(name)
+        fused = np.zeros((len(ids), self.width), np.float32)
+        for other in self.names:
+            there = np.isin(ids, store.ids(other))
+            fused[there] += store.vectors(other, ids[there])
+        store.replace(FUSED, ids, fused)
 
     def _aligned(self, weight: Tensor, bias: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """The map whose products with the known names' anchors are these discriminants of the first K classes."""

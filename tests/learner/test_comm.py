@@ -29,7 +29,7 @@ IMAGE, IMU = Modality.IMAGE, Modality.IMU
 def recipe_of(*, order: tuple[tuple[str, ...], ...] = (SEEN, MOVED), **params: Any) -> Recipe:
     tasks = [{"name": "+".join(labels), "labels": list(labels)} for labels in order]
     scenario = {"scenario": "modality-incremental", "tasks": tasks}
-    learner = {"method": "comm", "params": params, "epochs": 3, "lr": 5e-3}
+    learner = {"method": "comm", "params": params, "epochs": 3, "lr": 3e-2}
     return make_recipe(modalities=("imu", "image"), backbone="canonical", stream=scenario, **learner)
 
 
@@ -99,6 +99,22 @@ def test_a_modality_that_joins_leaves_what_others_say_of_their_classes(first, bo
         SELECT forgetting, average_accuracy FROM stream_summary
         WHERE split = 'test' AND protocol = 'classifier' AND modalities = 'all'""")
     assert row["forgetting"] == 0 and row["average_accuracy"] > 0.9
+
+
+def test_anchors_stay_near_what_they_would_be_encoded_as_when_their_modality_learns_again(tmp_path):
+    """Its prompts move its features; anchors whose samples are gone move along, alone and fused."""
+    lake = make_lake(tmp_path, ("imu", "image"), labels=CLASSES[:4], lacks=lambda label, number: {"imu"})
+    order = (CLASSES[:2], CLASSES[2:4])
+    trainer, method, tasks = learnt(lake, tmp_path / "again", tasks=2, order=order, regularise=False)
+    store = trainer.anchors
+    ids = dict(zip(store.table["key"].to_pylist(), store.table["anchor"].to_pylist(), strict=True))
+    old = tasks[0].train
+    batch = old.batch([i for i, one in enumerate(old.examples) if one.key in ids])
+    assert len(batch) == 6
+    for space, now in method.embed(batch).items():
+        true = torch.nn.functional.normalize(now).numpy()
+        kept = store.vectors(space, [ids[one.key] for one in batch.examples])
+        assert (kept * true).sum(1).min() > 0.99
 
 
 def test_views_without_names_are_told_apart_and_classified_as_well(both):
