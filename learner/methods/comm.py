@@ -31,6 +31,7 @@ from learner.modules.text_anchors import least_map
 from store.types import PalimpsestError
 
 PRIORS = [Prior(isotropic=True, strength=s) for s in (1.0, 0.3, 3.0, 10.0)]
+RATE = 10.0  # at which prompts learn, as a share of the recipe's, which suits the weights of networks
 INPUT = "input"  # the space of prompt-free features
 Features = dict[int, tuple[Tensor, Tensor]]  # by modality: features [n, P], float64 on the CPU, and labels [n]
 
@@ -108,7 +109,7 @@ class Comm(SharedTrunk):
                 x = torch.cat(list(found.values()))
                 kinds = torch.cat([torch.full((len(x),), i) for i, x in found.items()])
                 take({INPUT: x}, torch.ones(len(x), 1, dtype=torch.bool), kinds)
-        return [{"params": [self.prompts], "scale": 1.0}] if self.params.prompts else []
+        return [{"params": [self.prompts], "scale": RATE}] if self.params.prompts else []
 
     def loss(self, batch: Batch, replay: Batch | None, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy of alignments that halves of the batch give each other, and the shift of what was there."""

@@ -29,7 +29,7 @@ IMAGE, IMU = Modality.IMAGE, Modality.IMU
 def recipe_of(*, order: tuple[tuple[str, ...], ...] = (SEEN, MOVED), **params: Any) -> Recipe:
     tasks = [{"name": "+".join(labels), "labels": list(labels)} for labels in order]
     scenario = {"scenario": "modality-incremental", "tasks": tasks}
-    learner = {"method": "comm", "params": params, "epochs": 3, "lr": 3e-2}
+    learner = {"method": "comm", "params": params, "epochs": 3, "lr": 3e-3}
     return make_recipe(modalities=("imu", "image"), backbone="canonical", stream=scenario, **learner)
 
 
