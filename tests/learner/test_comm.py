@@ -134,6 +134,19 @@ def test_what_is_not_asked_for_is_measured_by_accuracy_alone(lake, tmp_path):
     assert found == [{"identified": None}]
 
 
+@pytest.mark.parametrize("method", ["slda", "simplecil", "comm"])
+def test_a_sample_scores_the_same_whatever_modalities_lie_beside_it(tmp_path, method):
+    lacks = lambda label, number: {"imu"} if number % 2 else set()  # noqa: E731
+    lake = make_lake(tmp_path, ("imu", "image"), labels=SEEN, lacks=lacks)
+    recipe = make_recipe(modalities=("imu", "image"), backbone="canonical", method=method, epochs=1)
+    trainer, data = make_trainer(lake, recipe)
+    task = trainer.task(1, data.names[1], data.tasks[1])
+    trainer.learn(task)
+    together = trainer.method.predict(task.train.batch(range(6)))
+    alone = torch.cat([trainer.method.predict(task.train.batch([i])) for i in range(6)])
+    assert torch.allclose(together, alone, rtol=1e-3, atol=1e-3)
+
+
 def test_trunks_of_their_own_are_refused_and_give_no_agnostic_answers(tmp_path):
     lake = make_lake(tmp_path, ("imu", "image"), labels=SEEN)
     with pytest.raises(PalimpsestError, match="Comm has one trunk for all modalities: in learner.backbones name"):
