@@ -12,7 +12,7 @@ from learner.modules.router import Router
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of the valid tokens, ``[B, N, D]`` -> ``[B, D]``; zeros where none is valid."""
     weights = mask.to(x.dtype)
-    return (x * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp_min(1)
+    return (weights[:, None] @ x).squeeze(1) / weights.sum(1, keepdim=True).clamp_min(1)
 
 
 class CrossModalAdapter(nn.Module):
@@ -53,8 +53,9 @@ class CrossModalAdapter(nn.Module):
         keys = y_mask | ~y_mask.any(1, keepdim=True)
         read = (self.latents @ y.transpose(1, 2) * scale).masked_fill(~keys[:, None], -torch.inf).softmax(2)
         latents = self.latents + read @ y if y.shape[1] else self.latents.expand(len(x), -1, -1)  # [B, L, C]
-        asked = (self.query(x) @ latents.transpose(1, 2) * scale).softmax(2)  # [B, N, L]
-        crossed = x + torch.where(some, self.value(asked @ latents), 0.0)
+        # Queries and values of a few latents cost less than those of all tokens, and their products are the same.
+        asked = (x @ (latents @ self.query.weight).transpose(1, 2) * scale).softmax(2)  # [B, N, L]
+        crossed = torch.baddbmm(x, asked, self.value(latents).masked_fill(~some, 0.0))
         pooled = torch.cat([masked_mean(x, x_mask), masked_mean(y, y_mask)], 1)
         gates, chosen = self.router(pooled, noise)
         return self.experts(crossed, gates, chosen), gates, chosen
