@@ -46,6 +46,11 @@ class Batch:
         """Bool ``[B, M]``, modalities in the order of `tokens`."""
         return torch.stack([mask.any(1) for mask in self.masks.values()], 1)
 
+    @property
+    def views(self) -> Tensor:
+        """How many modalities each sample has, int64 ``[B, 1]``; 1 where it has none, so that sums become means."""
+        return self.presence.sum(1, keepdim=True).clamp_min(1)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         tokens, masks, pooled = (

@@ -207,8 +207,7 @@ class TinyBackbone(nn.Module):
 
 def _beside(added: Tensor, h: Tensor) -> Tensor:
     """What a block adds to its part of `h`, and nothing to the rest."""
-    beyond = h.shape[-1] - added.shape[-1]
-    return F.pad(added, (0, beyond)) if beyond else added
+    return F.pad(added, (0, h.shape[-1] - added.shape[-1]))
 
 
 _MEL: list[nn.Module] = []

@@ -180,7 +180,7 @@ class Comm(SharedTrunk):
         for view in self.views(batch):
             x = spaces[self.names[view.modality]][view.rows]
             scores[view.rows.cpu()] += self._embedded(x, view.pooled, view.modality) @ anchors.T
-        return (scores / batch.presence.cpu().sum(1, keepdim=True).clamp_min(1)).float().to(self.context.device)
+        return (scores / batch.views.cpu()).float().to(self.context.device)
 
     def taken_for(self, pooled: Tensor) -> list[str]:
         """The most relevant modality of each view."""

@@ -137,8 +137,7 @@ class BySpace(Frozen):
         for space, x, rows in self.parts(batch):
             if self.readouts[space].met.any():
                 scores[rows] += self._scores(space, x)
-        present = batch.presence.cpu().sum(1, keepdim=True)
-        return (scores / present.clamp_min(1)).float().to(self.context.device)
+        return (scores / batch.views.cpu()).float().to(self.context.device)
 
     def predict_unnamed(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> tuple[Tensor, list[str] | None]:
         """See `methods.base.Unnamed`."""

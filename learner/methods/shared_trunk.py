@@ -87,7 +87,7 @@ class SharedTrunk(ABC):
             total[view.rows] += scores
         if total is None:
             raise PalimpsestError("none of these samples has any of the stream's modalities")
-        return total / batch.presence.sum(1, keepdim=True).clamp_min(1).to(total.device)
+        return total / batch.views.to(total.device)
 
     def predict_unnamed(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> tuple[Tensor, list[str] | None]:
         """See `methods.base.Unnamed`."""
@@ -101,8 +101,7 @@ class SharedTrunk(ABC):
         for view in self.views(batch):
             x = self.features(view.tokens, view.mask, view.pooled, view.modality)
             spaces[self.names[view.modality]][view.rows] = x.float()
-        count = batch.presence.sum(1, keepdim=True).clamp_min(1).to(self.context.device)
-        return {**spaces, FUSED: torch.stack(list(spaces.values())).sum(0) / count}
+        return {**spaces, FUSED: torch.stack(list(spaces.values())).sum(0) / batch.views.to(self.context.device)}
 
     def explain(self, tasks: Sequence[Task]) -> dict[str, Any]:
         """Nothing to tell."""

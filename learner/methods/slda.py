@@ -44,14 +44,12 @@ class SLDA(Frozen):
 
     def predict(self, batch: Batch, spaces: Mapping[str, Tensor] | None = None) -> Tensor:
         """Log-likelihoods ``[B, C]`` up to a constant; where modalities share a trunk, the mean over them."""
-        scores: Tensor | None = None
-        for spaces, presence, rows in self._spaces(batch):
-            found = self.readout.scores(spaces, presence)
-            scores = torch.zeros(len(batch), found.shape[1]) if scores is None else scores
-            scores[rows] += found
-        assert scores is not None, "a batch has some modality"
-        views = batch.presence.cpu().sum(1, keepdim=True).clamp_min(1) if ONE_TRUNK in self.widths else 1
-        return (scores / views).to(self.context.device)
+        found = [(self.readout.scores(spaces, presence), rows) for spaces, presence, rows in self._spaces(batch)]
+        assert found, "a batch has some modality"
+        total = torch.zeros(len(batch), found[0][0].shape[1])
+        for scores, rows in found:
+            total[rows] += scores
+        return (total / (batch.views.cpu() if ONE_TRUNK in self.widths else 1)).to(self.context.device)
 
     def predict_unnamed(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> tuple[Tensor, list[str] | None]:
         """See `methods.base.Unnamed`."""
