@@ -138,7 +138,13 @@ class Trainer:
                 f"method {settings.method} rehearses exemplars and the recipe keeps none: --set learner.memory=500"
             )
         if state:
-            self.method.load_state_dict(to_tensors(state["method"]))
+            try:
+                self.method.load_state_dict(to_tensors(state["method"]))
+            except (KeyError, RuntimeError) as error:
+                raise PalimpsestError(
+                    f"snapshot {snapshot} was written by another version of Palimpsest ({error}): go on with that "
+                    "version, or begin a new run by renaming the stream; its samples stay as they are"
+                ) from error
         frozen = {id(p): p for b in backbones.values() for p in b.parameters()}  # type: ignore[attr-defined]
         self.frozen_parameters = sum(p.numel() for p in frozen.values())
 

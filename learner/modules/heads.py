@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,8 @@ class CosineHead(nn.Module):
 
 
 _TEMPERATURES = torch.tensor([2 ** (step / 2) for step in range(16)], dtype=torch.float64)
-_STATE = ("counts", "means", "scatter", "owner", "doubt", "surprise", "worth")
+_STATE = ("counts", "means", "scatter", "owner", "doubt", "surprise")
+_JOINT = "joint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,6 @@ class GaussianSpace:
         self.owner = torch.zeros(0, dtype=torch.int64)  # the class of each group, [G]
         self.doubt: Tensor = torch.zeros(0, 0, dtype=torch.float64)  # [d, d] once the space drifts: what that left open
         self.surprise = torch.zeros(len(priors), len(_TEMPERATURES), dtype=torch.float64)  # of held-out classes
-        self.worth = torch.zeros((), dtype=torch.float64)  # by how much it lowered the surprise of all spaces together
         self._solved: dict[Prior, tuple[Tensor, Tensor]] = {}
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -90,8 +91,8 @@ class GaussianSpace:
         mean = torch.zeros(len(met), x.shape[1], dtype=x.dtype).index_add_(0, place, x) / new[:, None]
         centred, shift = x - mean[place], mean - self.means[met]
         between = shift * (known * new / (known + new)).sqrt()[:, None]
-        added = centred.T @ centred + between.T @ between
-        self.scatter = self.scatter + added if len(self.scatter) else added
+        former = self.scatter if len(self.scatter) else x.new_zeros(())
+        self.scatter = torch.addmm(former, centred.T, centred).addmm_(between.T, between)
         self.means[met] += shift * (new / (known + new))[:, None]
         self.counts[met] += new
         self._solved.clear()
@@ -191,7 +192,7 @@ class GaussianSpace:
             same = (self.owner[:, None] == self.owner).double() * self.counts
             aside = means - same @ means / same.sum(1, keepdim=True).clamp_min(1)  # from the class's mean
             pulled = aside / (1 + self.counts[:, None] / prior.pull)
-            means, scatter = means - pulled, scatter + (pulled * self.counts[:, None]).T @ pulled
+            means, scatter = means - pulled, torch.addmm(scatter, (pulled * self.counts[:, None]).T, pulled)
         return self.discriminant(means, prior, scatter)
 
     def discriminant(self, means: Tensor, prior: Prior, scatter: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -216,13 +217,15 @@ class GaussianSpace:
     def _factor(self, prior: Prior, scatter: Tensor) -> tuple[Tensor, Tensor]:
         """The covariance under `prior`: the Cholesky factor ``[d, d]`` of its correlations, and deviations ``[d]``."""
         freedom = (self.counts.sum() - (self.counts > 0).sum()).clamp_min(1)
-        covariance = scatter / freedom + (self.doubt if len(self.doubt) else 0.0)
+        covariance = scatter / freedom  # from here on in place: a temporary costs more than what is computed
+        if len(self.doubt):
+            covariance += self.doubt
         deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
         if prior.isotropic:
             deviation = deviation.square().mean().sqrt().expand_as(deviation)
-        correlation = covariance / deviation[:, None] / deviation
+        correlation = covariance.div_(deviation[:, None]).div_(deviation)
         shrinkage = min(1.0, prior.strength * _oas(correlation, float(self.counts.sum())))
-        correlation = (1 - shrinkage) * correlation + shrinkage * torch.eye(len(correlation), dtype=torch.float64)
+        correlation.mul_(1 - shrinkage).diagonal().add_(shrinkage)
         return _cholesky(correlation), deviation
 
 
@@ -234,12 +237,16 @@ class GaussianReadout:
     Args:
         widths: width of each space.
         priors: to choose among in each space.
-        doubted: a space that has a say only where it has made held-out samples less surprising.
+        doubted: a space that has a say only where held-out samples are less surprising with it.
     """
 
     def __init__(self, widths: Mapping[str, int], priors: Sequence[Prior] = (Prior(),), doubted: str | None = None):
-        self.doubted = doubted
         self.spaces = {name: GaussianSpace(width, priors) for name, width in widths.items()}
+        silent = (None,) if doubted is None else (None, doubted)
+        self._ways = tuple(product(silent, (False, True)))  # to join: the space left out, whether frequencies count
+        self.counts = torch.zeros(0, dtype=torch.float64)  # samples of each group, [G]
+        self.owner = torch.zeros(0, dtype=torch.int64)  # the class of each group, [G]
+        self.surprise = torch.zeros(len(self._ways), len(_TEMPERATURES), dtype=torch.float64)  # of held-out classes
 
     def update(self, features: Mapping[str, Tensor], presence: Tensor, groups: Tensor, owner: Tensor) -> None:
         """Take in samples.
@@ -250,30 +257,36 @@ class GaussianReadout:
             groups: int64 ``[n]``.
             owner: the class of each group, int64 ``[G]``.
         """
-        for space, x, rows in self._parts(features, presence):
-            space.update(x, groups.cpu()[rows], owner.cpu())
+        groups, owner = groups.cpu(), owner.cpu()
+        new = groups.bincount(minlength=len(self.counts)).double()
+        self.counts = new + F.pad(self.counts, (0, len(new) - len(self.counts)))
+        self.owner = owner[: len(new)].clone()
+        for name, x, rows in self._parts(features, presence):
+            self.spaces[name].update(x, groups[rows], owner)
 
     def calibrate(self, features: Mapping[str, Tensor], presence: Tensor, classes: Tensor) -> None:
-        """Learn from held-out samples which prior suits each space, and how far it can be trusted.
+        """Learn from held-out samples which prior suits each space, how far it can be trusted, and how spaces join.
 
         A space that fits what it was fitted on too well (few samples, or a network trained on the very same) would
         outvote the others. Prior and temperature (Guo et al. 2017) of each are those under which the likelihood of
-        held-out classes, summed over all tasks so far, is highest.
+        held-out classes, summed over all tasks so far, is highest; so is whether the doubted space speaks, and whether
+        classes count as equally frequent or as often as they were met.
 
         Args:
             features: ``[n, width]`` a space, not those given to `update`.
             presence: bool ``[n, S]``.
             classes: int64 ``[n]``; samples of unknown classes are left out.
         """
-        for space, x, rows in self._parts(features, presence):
-            if len(space.counts):
-                space.calibrate(x, classes.cpu()[rows])
-        if self.doubted is not None and len(self.spaces[self.doubted].counts):
-            without, together = (
-                _least_surprise(self._joined(features, presence, silent), classes.cpu())
-                for silent in (self.doubted, None)
-            )
-            self.spaces[self.doubted].worth += without - together
+        classes = classes.cpu()
+        for name, x, rows in self._parts(features, presence):
+            if len(self.spaces[name].counts):
+                self.spaces[name].calibrate(x, classes[rows])
+        known = torch.isin(classes, self.owner)
+        evidence = self._evidence(features, presence)
+        for i, (silent, frequent) in enumerate(self._ways):
+            heated = self._joined(evidence, silent, frequent)[known] / _TEMPERATURES[:, None, None]  # [T, n, C]
+            likely = heated.log_softmax(2).gather(2, classes[known].expand(len(heated), -1)[..., None])
+            self.surprise[i] -= likely.sum((1, 2))
 
     def transport(self, space: str, matrix: Tensor, offset: Tensor, residual: Tensor) -> None:
         """Follow a space that has moved: every stored statistic of it goes through ``x -> matrix x + offset``.
@@ -288,70 +301,67 @@ class GaussianReadout:
         self.spaces[space].transport(matrix, offset, residual)
 
     def scores(self, features: Mapping[str, Tensor], presence: Tensor) -> Tensor:
-        """Log-likelihood up to a constant of every class, float32 ``[B, C]``; even where a sample has no space.
+        """Log-likelihood up to a constant of every class, float32 ``[B, C]``; even where a sample has no space."""
+        best = self._ways[int(self.surprise.argmin()) // len(_TEMPERATURES)]
+        return self._joined(self._evidence(features, presence), *best).float()
 
-        A class is the mixture of its groups, each weighed by its share of what the space that knows most has met.
-        """
-        silent = self.doubted if self.doubted is not None and self.spaces[self.doubted].worth < 0 else None
-        return self._joined(features, presence, silent).float()
-
-    def _joined(self, features: Mapping[str, Tensor], presence: Tensor, silent: str | None) -> Tensor:
-        """The classes' scores ``[B, C]`` from all spaces but `silent`."""
-        widest = max(self.spaces.values(), key=lambda space: (len(space.counts), float(space.counts.sum())))
-        groups, owner = len(widest.counts), widest.owner
-        scores = torch.zeros(len(presence), groups, dtype=torch.float64)
-        for space, x, rows in self._parts(features, presence):
-            if len(space.counts) and space is not self.spaces.get(silent or ""):
+    def _evidence(self, features: Mapping[str, Tensor], presence: Tensor) -> dict[str, Tensor]:
+        """What each space says of the groups ``[B, G]``: 0 of samples that lack it, its average of groups it lacks."""
+        nothing = torch.zeros(len(presence), len(self.counts), dtype=torch.float64)
+        evidence = dict.fromkeys(self.spaces, nothing)
+        for name, x, rows in self._parts(features, presence):
+            if len((space := self.spaces[name]).counts):
                 found = space.scores(x)
-                average = found.mean(1, keepdim=True).expand(-1, groups - found.shape[1])
-                scores[rows] += torch.cat([found, average], 1)
-        scores = scores + widest.share
-        return torch.stack([scores[:, owner == c].logsumexp(1) for c in range(int(owner.max()) + 1)], 1)
+                average = found.mean(1, keepdim=True).expand(-1, len(self.counts) - found.shape[1])
+                evidence[name] = nothing.index_put((rows,), torch.cat([found, average], 1))
+        return evidence
+
+    def _joined(self, evidence: Mapping[str, Tensor], silent: str | None, frequent: bool) -> Tensor:
+        """The classes' scores ``[B, C]`` from all spaces but `silent`: a class is the mixture of its groups."""
+        counts = self.counts.clamp_min(1)
+        if not frequent:
+            counts = counts / counts.new_zeros(int(self.owner.max()) + 1).index_add_(0, self.owner, counts)[self.owner]
+        scores = sum((said for name, said in evidence.items() if name != silent), counts.log())
+        return torch.stack([scores[:, self.owner == c].logsumexp(1) for c in range(int(self.owner.max()) + 1)], 1)
 
     @property
     def nbytes(self) -> int:
         """Bytes of stored statistics."""
-        return sum(space.nbytes for space in self.spaces.values())
+        return sum(t.nbytes for part in self.state_dict().values() for t in part.values())
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """The statistics by space."""
-        return {name: space.state() for name, space in self.spaces.items()}
+        """The statistics by space, and those of all together."""
+        joint = {"counts": self.counts, "owner": self.owner, "surprise": self.surprise}
+        return {name: space.state() for name, space in self.spaces.items()} | {_JOINT: joint}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take over saved statistics."""
         for name, space in self.spaces.items():
             space.take(state[name])
+        for field, values in state[_JOINT].items():
+            setattr(self, field, values)
 
-    def _parts(
-        self, features: Mapping[str, Tensor], presence: Tensor
-    ) -> Iterator[tuple[GaussianSpace, Tensor, Tensor]]:
+    def _parts(self, features: Mapping[str, Tensor], presence: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Each space that some sample has, those samples' features ``[n', d]``, and which they are, bool ``[n]``."""
-        for i, (name, space) in enumerate(self.spaces.items()):
+        for i, name in enumerate(self.spaces):
             rows = presence[:, i].cpu()
             if rows.any():
-                yield space, features[name].detach().cpu()[rows].double(), rows
-
-
-def _least_surprise(scores: Tensor, classes: Tensor) -> float:
-    """The surprise of `classes` ``[n]`` under `scores` ``[n, C]`` at the best temperature; unknown ones count for 0."""
-    known = (classes >= 0) & (classes < scores.shape[1])
-    heated = scores[known] / _TEMPERATURES[:, None, None]  # [T, n, C]
-    likely = heated.log_softmax(2).gather(2, classes[known].expand(len(heated), -1)[..., None])
-    return float(-likely.sum((1, 2)).max())
+                yield name, features[name].detach().cpu()[rows].double(), rows
 
 
 def _oas(correlation: Tensor, samples: float) -> float:
     """How far to shrink a correlation matrix to the identity, 0 to 1."""
     d = len(correlation)
-    square, trace = float((correlation**2).sum()), float(correlation.trace())
+    square, trace = float(torch.linalg.vector_norm(correlation)) ** 2, float(correlation.trace())
     excess = (samples + 1 - 2 / d) * (square - trace**2 / d)
     return min(1.0, ((1 - 2 / d) * square + trace**2) / excess) if excess > 0 else 1.0
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """The factor of `matrix`, with a little more diagonal where it is singular."""
+    """The factor of `matrix`, whose diagonal is made a little larger where it is singular."""
     for ridge in (0.0, 1e-6, 1e-4, 1e-2, 1.0):
-        factor, failed = torch.linalg.cholesky_ex(matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype))
+        matrix.diagonal().add_(ridge)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
         if not failed:
             return factor
     raise PalimpsestError("the features of this stream are not finite: check its samples and the backbones' weights")

@@ -481,6 +481,18 @@ def test_other_weights_under_a_run_are_refused(here):
     assert update(here, recipe).learned == []
 
 
+def test_a_snapshot_of_another_version_is_refused_by_name(here):
+    recipe = make_recipe(**FAST)
+    last = update(here, recipe).promoted[-1]
+    folder = here.root / ledger(here).rows("SELECT path FROM snapshots WHERE snapshot_id = ?", [last])[0]["path"]
+    tree = load_tree(folder)
+    del tree["method"]["readout"]
+    shutil.rmtree(folder)
+    save_tree(folder, tree)
+    with pytest.raises(PalimpsestError, match=rf"snapshot {last} was written by another version .*readout"):
+        evaluate(here, recipe)
+
+
 def test_a_new_configuration_takes_over_when_it_has_caught_up(here):
     former = update(here, make_recipe(**FAST)).promoted[-1]
     arrive(here, labels=CLASSES[4:6])

@@ -203,6 +203,22 @@ def test_a_doubted_space_speaks_only_where_it_helps(sign):
     assert torch.equal(readout.scores(test, here), alone) is (sign < 0)
 
 
+@pytest.mark.parametrize("frequent", [True, False])
+def test_held_out_samples_tell_whether_frequent_classes_are_likelier(frequent):
+    """Nine in ten of what is learnt are of class 0, and all of it looks alike; held-out samples go on so or do not."""
+    rng, here = torch.Generator().manual_seed(0), torch.ones(100, 1, dtype=torch.bool)
+    rare, often = (torch.arange(100) % 10 == 0).long(), torch.arange(100) % 2
+    x, held_out, test = torch.randn(3, 100, 4, generator=rng, dtype=torch.float64)
+    readout = GaussianReadout({"a": 4})
+    readout.update({"a": x}, here, rare, torch.arange(2))
+    before = readout.scores({"a": test}, here)
+    readout.calibrate({"a": held_out}, here, rare if frequent else often)
+    nothing = readout.scores({"a": test}, torch.zeros_like(here)).softmax(1)
+    torch.testing.assert_close(nothing[0], torch.tensor([0.9, 0.1] if frequent else [0.5, 0.5]))
+    found = readout.scores({"a": test}, here).argmax(1)
+    assert not found.any() if frequent else torch.equal(found, before.argmax(1))
+
+
 def test_a_sample_with_nothing_gets_no_opinion():
     features, groups = make_data()
     assert not fitted(features, ALL, groups).scores(features, torch.zeros(60, 2, dtype=torch.bool)).any()
