@@ -1,7 +1,8 @@
 """What the learner computes on: a batch of frozen trunk tokens with masks.
 
 Shapes used throughout `learner`: B batch, M modalities, N tokens, D width of a backbone, P its pooled width,
-d width of a modality's representation, E experts, K selected, C classes, A anchors, G groups.
+Q that of its frozen features, d width of a modality's representation, E experts, K selected, C classes, A anchors, G
+groups.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Batch:
             For methods that have no adapters the second half is what enters the first block that they prompt; the
             stem's output alone, ``[B, N, D]``, where that is the first one.
         masks: which tokens are valid, bool ``[B, N]``; a missing modality has none.
-        pooled: the frozen backbone's pooled output ``[B, P]``, zeros where missing.
+        pooled: the frozen backbone's features ``[B, Q]``: pooled output and summary; zeros where missing.
         labels: class numbers of the stream, int64 ``[B]``.
         groups: class-and-domain numbers of the stream, int64 ``[B]``.
         examples: where the samples come from; none for files that lie in no shard.

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from learner.backbones.base import Backbone
+from learner.backbones.base import Backbone, frozen_dim
 from learner.batch import Batch
 from learner.index import Rows
 from learner.loader import Damage, Example, ahead
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Features(NamedTuple):
-    """One modality of some samples: lengths ``[n]``, tokens float16 ``[n, N, W]``, pooled float32 ``[n, P]``."""
+    """One modality of some samples: lengths ``[n]``, tokens float16 ``[n, N, W]``, pooled float32 ``[n, Q]``."""
 
     length: np.ndarray
     tokens: np.ndarray
@@ -147,7 +147,7 @@ class TrunkFeatures:
             masks[modality] = torch.arange(h.shape[1]) < torch.from_numpy(length)[:, None]
             out = [features.pooled[row] for features, row in rows]
             pooled[modality] = torch.from_numpy(
-                np.stack(out) if out else np.empty((0, backbone.pooled_dim), np.float32)
+                np.stack(out) if out else np.empty((0, frozen_dim(backbone)), np.float32)
             )
         return Batch(
             tokens,
@@ -277,15 +277,16 @@ class TrunkFeatures:
             return Features(
                 np.zeros(n, np.int64),
                 np.zeros((n, backbone.tokens, self._width(modality)), np.float16),
-                np.zeros((n, backbone.pooled_dim), np.float32),
+                np.zeros((n, frozen_dim(backbone)), np.float32),
             )
-        x = np.zeros((at_once, backbone.tokens, width), np.float32)
+        signal = np.zeros((at_once, backbone.tokens, width), np.float32)
         length = np.zeros(at_once, np.int64)
         for i, p in enumerate(patches):
             if p is not None:
-                x[i, : len(p)], length[i] = p, len(p)
+                signal[i, : len(p)], length[i] = p, len(p)
         mask = (torch.arange(backbone.tokens) < torch.from_numpy(length)[:, None]).to(self.device)
-        h = backbone.stem(torch.from_numpy(x).to(self.device), mask)
+        x = torch.from_numpy(signal).to(self.device)
+        h = backbone.stem(x, mask)
         trunk = h
         for depth, block in enumerate(backbone.blocks):
             entering = block.attend(h, mask)
@@ -293,6 +294,8 @@ class TrunkFeatures:
             if depth == self.trunk[modality]:
                 trunk = torch.cat([entering, h], 2)
         pooled = backbone.pool(h, mask)
+        if frozen_dim(backbone) > backbone.pooled_dim:
+            pooled = torch.cat([pooled, backbone.summary(x, mask)], 1)  # type: ignore[attr-defined]
         return Features(length[:n], trunk[:n].half().cpu().numpy(), pooled[:n].float().cpu().numpy())
 
 

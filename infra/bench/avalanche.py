@@ -36,7 +36,7 @@ from flows import build, stream
 from flows.ingest import ingest
 from flows.recipe import load_recipe, override
 from infra.bench.common import Bound, arguments, made, note, report
-from learner.backbones.base import Backbone
+from learner.backbones.base import Backbone, frozen_dim
 from learner.batch import Batch
 from learner.data import Task
 from learner.modules.network import Network, router_noise
@@ -83,7 +83,7 @@ class Packed(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Logits ``[B, C]``; while training the routers get noise, as in our methods."""
         backbones = self.network.encoder.backbones
-        widths = ((2 * b.tokens * b.dim, b.tokens, b.pooled_dim) for b in backbones.values())
+        widths = ((2 * b.tokens * b.dim, b.tokens, frozen_dim(b)) for b in backbones.values())
         parts = iter(rows.split([width for of_one in widths for width in of_one], 1))
         tokens, masks, pooled = {}, {}, {}
         for m, backbone in backbones.items():

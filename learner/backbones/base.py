@@ -38,9 +38,11 @@ class Backbone(Protocol):
         tokens: N of the longest input.
         blocks: the transformer's blocks, first to last.
 
-    A large one may say by an attribute `at_once` how many samples go through it together, else 32 do.
+    A large one may say by an attribute `at_once` how many samples go through it together, else 32 do. One that squeezes
+    its signal may have a method `summary`, from patches and their validity to what goes beside the pooled output into
+    the frozen features, ``[B, Q - P]``, and that width as `summary_dim`.
 
-    Shapes: B batch, N tokens, F values in a patch, D width, P pooled width.
+    Shapes: B batch, N tokens, F values in a patch, D width, P pooled width, Q width of the frozen features.
     """
 
     name: str
@@ -59,6 +61,11 @@ class Backbone(Protocol):
 
     def pool(self, h: Tensor, mask: Tensor) -> Tensor:
         """The last block's output ``[B, N, D]`` to one vector a sample ``[B, P]``; absent samples give zeros."""
+
+
+def frozen_dim(backbone: Backbone) -> int:
+    """Q, the width of the frozen features: of the pooled output and the summary."""
+    return backbone.pooled_dim + getattr(backbone, "summary_dim", 0)
 
 
 def one_trunk(backbones: Mapping[Modality, Backbone]) -> bool:

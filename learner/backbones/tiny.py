@@ -1,7 +1,8 @@
 """The `tiny` family: small transformers that this project pre-trains itself by masked reconstruction.
 
 One network serves every modality; what differs is how a signal is cut into patches and how tokens are pooled. A token
-may carry a thumbnail of its patch past the blocks: what reconstruction makes little of, as lips, is not lost.
+may carry a thumbnail of its patch past the blocks: what reconstruction makes little of, as lips, is not lost. For the
+same reason the mean of all patches can go beside the pooled tokens, as a bag of letter n-grams beside a text's.
 Shapes: B batch, N tokens, F values in a patch, D width, H heads, S pooling cells, T values in a thumbnail.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class TinySpec:
         thumbnail: the axes of a patch's thumbnail, whose values are means over blocks of the patch; none carries none.
         dim: width of what the blocks work on; D is T more.
         version: raised whenever the preprocessing changes.
+        bag: whether the mean of the patches is the backbone's summary.
     """
 
     modality: Modality
@@ -47,6 +49,7 @@ class TinySpec:
     depth: int = 4
     heads: int = 4
     version: int = 1
+    bag: bool = field(default=False, repr=False)  # the version says it in the digest
 
 
 SPECS = {
@@ -64,7 +67,7 @@ SPECS = {
         TinySpec(Modality.IMAGE, patch=(8, 8, 3), grid=(8, 8), cells=(2, 2), version=2),
         TinySpec(Modality.DEPTH, patch=(8, 8), grid=(8, 8), cells=(2, 2)),
         TinySpec(Modality.IMU, patch=(8, 6), grid=(40,), cells=(4,)),
-        TinySpec(Modality.TEXT, patch=(256,), grid=(48,), cells=(1,)),
+        TinySpec(Modality.TEXT, patch=(256,), grid=(48,), cells=(1,), version=2, bag=True),
     )
 }
 
@@ -165,6 +168,7 @@ class TinyBackbone(nn.Module):
         self.dim, self.tokens = spec.dim + carried, math.prod(spec.grid)
         self.cells = math.prod(spec.cells)
         self.pooled_dim = spec.dim * self.cells + carried * self.tokens
+        self.summary_dim = math.prod(spec.patch) if spec.bag else 0
         self.digest = ""
         self.embed = nn.Linear(math.prod(spec.patch), spec.dim)
         self.blocks = nn.ModuleList(TinyBlock(spec.dim, spec.heads) for _ in range(spec.depth))
@@ -197,6 +201,11 @@ class TinyBackbone(nn.Module):
             return pooled
         carried = h[..., self.spec.dim :] * mask[..., None]
         return torch.cat([pooled, F.pad(carried, (0, 0, 0, self.tokens - h.shape[1])).flatten(1)], 1)
+
+    def summary(self, patches: Tensor, mask: Tensor) -> Tensor:
+        """The mean of the valid patches, ``[B, N, F]`` -> ``[B, F]``; asked for where the spec has a bag."""
+        weights = mask / mask.sum(1, keepdim=True).clamp_min(1)
+        return (weights[:, None] @ patches).squeeze(1)
 
     def _thumbnails(self, patches: Tensor) -> Tensor:
         """``[B, N, F]`` -> ``[B, N, T]``."""

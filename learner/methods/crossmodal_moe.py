@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from learner.backbones.base import frozen_dim
 from learner.batch import Batch
 from learner.compensation import fit_drift
 from learner.data import Examples, Task
@@ -80,7 +81,7 @@ class CrossModalMoE:
         self.network = self._fresh()
         self.teacher: Network | None = None
         self.readout = GaussianReadout(
-            {**{str(m): b.pooled_dim for m, b in context.backbones.items()}, FUSED: shape.fused_dim},
+            {**{str(m): frozen_dim(b) for m, b in context.backbones.items()}, FUSED: shape.fused_dim},
             PRIORS,
             doubted=FUSED,
         )

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from learner.backbones.base import one_trunk
+from learner.backbones.base import frozen_dim, one_trunk
 from learner.batch import Batch
 from learner.data import Task
 from learner.methods.base import FUSED, Context, ParameterGroup, UseOfExemplars
@@ -20,7 +20,7 @@ class Frozen:
     """The hooks that need no statistics.
 
     Attributes:
-        widths: P of each space of features: of the modalities, or of the one trunk that all of them share.
+        widths: Q of each space of features: of the modalities, or of the one trunk that all of them share.
     """
 
     scope: Literal["task", "seen"] = "task"
@@ -29,7 +29,7 @@ class Frozen:
     def __init__(self, context: Context):
         self.context = context
         self.modules: nn.Module = nn.Module()
-        self.widths = {str(m): backbone.pooled_dim for m, backbone in context.backbones.items()}
+        self.widths = {str(m): frozen_dim(backbone) for m, backbone in context.backbones.items()}
         if one_trunk(context.backbones):
             self.widths = {ONE_TRUNK: max(self.widths.values())}
 
@@ -51,7 +51,7 @@ class Frozen:
         return {}
 
     def parts(self, batch: Batch) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Of each modality that some sample has: its space, features ``[n', P]``, which samples have it, bool ``[B]``.
+        """Of each modality that some sample has: its space, features ``[n', Q]``, which samples have it, bool ``[B]``.
 
         Features are float64 on the CPU.
         """
@@ -82,13 +82,13 @@ class Readout(Protocol):
         """Have room for `classes` in all."""
 
     def update(self, x: Tensor, labels: Tensor) -> None:
-        """Take in samples ``[n, P]`` of `labels` ``[n]``, in any portions."""
+        """Take in samples ``[n, Q]`` of `labels` ``[n]``, in any portions."""
 
     def calibrate(self, x: Tensor, labels: Tensor) -> None:
-        """Settle, after the last update, what held-out samples ``[n, P]`` must decide; n may be 0."""
+        """Settle, after the last update, what held-out samples ``[n, Q]`` must decide; n may be 0."""
 
     def scores(self, x: Tensor) -> Tensor:
-        """``[n, P]`` -> ``[n, C]``; any value for classes that it has not met."""
+        """``[n, Q]`` -> ``[n, C]``; any value for classes that it has not met."""
 
 
 class BySpace(Frozen):
@@ -96,7 +96,7 @@ class BySpace(Frozen):
 
     Args:
         context: see `methods.base.Context`.
-        readout: a fresh one for features ``[n, P]``, given P.
+        readout: a fresh one for features ``[n, Q]``, given Q.
     """
 
     def __init__(self, context: Context, readout: Callable[[int], Readout]):
@@ -158,5 +158,5 @@ class BySpace(Frozen):
 
 
 def features(batch: Batch) -> dict[str, Tensor]:
-    """The backbones' pooled outputs ``[B, P]`` by space."""
+    """The backbones' frozen features ``[B, Q]`` by space."""
     return {str(m): pooled for m, pooled in batch.pooled.items()}

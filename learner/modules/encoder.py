@@ -126,8 +126,8 @@ class MMEncoder(nn.Module):
                 h[m] = h[m] + added
                 encoded.routing[f"{m}-{stage}"] = (gates, chosen)
         for m, backbone in self.backbones.items():
-            pooled = backbone.pool(h[m], batch.masks[m]) if m in there else torch.zeros_like(batch.pooled[m])
-            encoded.pooled[m] = pooled
+            absent = batch.pooled[m].new_zeros(len(batch), backbone.pooled_dim)
+            encoded.pooled[m] = backbone.pool(h[m], batch.masks[m]) if m in there else absent
         return encoded
 
     @staticmethod

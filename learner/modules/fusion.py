@@ -19,18 +19,19 @@ class Fusion(nn.Module):
 
     Args:
         widths: P of each modality.
+        frozen: Q of each modality.
         dim: d of a modality representation.
         fused_dim: width of the fused representation.
     """
 
-    def __init__(self, *, widths: Mapping[Modality, int], dim: int, fused_dim: int):
+    def __init__(self, *, widths: Mapping[Modality, int], frozen: Mapping[Modality, int], dim: int, fused_dim: int):
         super().__init__()
         self.dim = dim
         self.project = nn.ModuleDict(
             {m: nn.Sequential(nn.LayerNorm(width), _small(nn.Linear(width, dim))) for m, width in widths.items()}
         )
         self.mlp = nn.Sequential(nn.GELU(), _small(nn.Linear(dim * len(widths), fused_dim)))
-        for m, width in widths.items():
+        for m, width in frozen.items():
             self.register_buffer(f"skip_{m}", torch.randn(dim, width) * width**-0.5)
         self.register_buffer("skip_fused", torch.randn(fused_dim, dim * len(widths)) * (dim * len(widths)) ** -0.5)
 
@@ -41,7 +42,7 @@ class Fusion(nn.Module):
 
         Args:
             pooled: the encoder's outputs ``[B, P]``.
-            frozen: those of the frozen backbones alone, ``[B, P]``.
+            frozen: the features of the frozen backbones alone, ``[B, Q]``.
             presence: ``[B, M]``.
 
         Returns:

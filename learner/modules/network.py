@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.backbones.base import Backbone
+from learner.backbones.base import Backbone, frozen_dim
 from learner.batch import Batch
 from learner.modules.adapter import CrossModalAdapter
 from learner.modules.encoder import MMEncoder
@@ -78,7 +78,8 @@ class Network(nn.Module):
             last=shape.adapted_blocks,
         )
         widths = {m: backbone.pooled_dim for m, backbone in backbones.items()}
-        self.fusion = Fusion(widths=widths, dim=shape.dim, fused_dim=shape.fused_dim)
+        frozen = {m: frozen_dim(backbone) for m, backbone in backbones.items()}
+        self.fusion = Fusion(widths=widths, frozen=frozen, dim=shape.dim, fused_dim=shape.fused_dim)
         self.head = CosineHead(dim=shape.fused_dim)
 
     @property

@@ -127,6 +127,18 @@ def test_features_are_those_of_the_backbone(here):
         torch.testing.assert_close(batch.pooled[IMU][i : i + 1], model.pool(h, mask), atol=1e-4, rtol=1e-4)
 
 
+def test_a_text_carries_its_bag_of_letters_beside_what_the_backbone_makes_of_it(here):
+    shards = load(here)
+    features = open_features(here)
+    features.prepare(shards)
+    examples = [example for examples in shards.values() for example in examples]
+    batch, model = as_batch(features, examples), features.backbones[TEXT]
+    for sample, told in zip(pipeline(examples), batch.pooled[TEXT][:, model.pooled_dim :], strict=True):
+        bag = torch.from_numpy(model.patches(sample)).mean(0) if TEXT in sample.modalities else torch.zeros(256)
+        torch.testing.assert_close(told, bag)
+    assert batch.tokens[TEXT].shape[2] == 2 * model.dim  # and adapters are as narrow as without
+
+
 def test_a_sample_that_lies_in_no_shard_gets_the_same_features(here):
     shards, features = load(here), open_features(here)
     features.prepare(shards)
