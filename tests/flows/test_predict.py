@@ -130,7 +130,9 @@ def test_what_was_never_learnt_is_flagged_and_what_was_is_not(taught, files, tmp
 
 
 def test_flags_are_what_the_view_of_known_things_says(taught, files):
-    bounds = {row["modalities"]: row for row in Ledger(taught).rows("FROM familiarity")}
+    ledger = Ledger(taught)
+    known = ledger.rows("FROM familiarity WHERE snapshot_id = ?", [champions.champion(ledger, TAUGHT.name)])
+    bounds = {row["modalities"]: row for row in known}
     for suffix, modality in (("txt", "text"), ("png", "image")):
         for row in predict(taught, TAUGHT, [files[f"{label}.{suffix}"] for label in CLASSES[:4]]):
             bound = bounds[modality]
