@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,14 +123,13 @@ class Prefect:
         return ended.stdout
 
     def ask(self, path: str, body: object = None, method: str | None = None) -> Any:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/api/{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        """By Prefect's own client, which tries again where the server's database is busy."""
+        from prefect.client.base import PrefectHttpxSyncClient
+
+        with PrefectHttpxSyncClient(base_url=f"http://127.0.0.1:{self.port}/api/", timeout=30) as client:
+            answer = client.request(method or ("GET" if body is None else "POST"), path, json=body)
+        answer.raise_for_status()
+        return answer.json()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a killed server ends with its parent on Linux alone")
