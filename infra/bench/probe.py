@@ -122,11 +122,10 @@ def credits(lake: Lake, data: stream.StreamData, models: dict[Modality, Backbone
 
 def average(rows: list[Row]) -> float:
     """The average accuracy in per cent."""
-    tasks = {row["on_task"]: [0.0, 0.0] for row in rows}
+    samples: Counter[int] = Counter()
     for row in rows:
-        tasks[row["on_task"]][0] += row["credit"]
-        tasks[row["on_task"]][1] += row["samples"]
-    return 100 * sum(credit / samples for credit, samples in tasks.values())
+        samples[row["on_task"]] += row["samples"]
+    return 100 * float(sum(row["credit"] / samples[row["on_task"]] for row in rows))
 
 
 def probe(lake: Lake, recipe: Recipe) -> Row:

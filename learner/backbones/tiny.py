@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from learner.modules.adapter import masked_mean
 from learner.pictures import depth_picture, pixels
 from learner.torchaudio_cpu import torchaudio
 from store.types import Hertz, Modality, Sample
@@ -204,8 +205,7 @@ class TinyBackbone(nn.Module):
 
     def summary(self, patches: Tensor, mask: Tensor) -> Tensor:
         """The mean of the valid patches, ``[B, N, F]`` -> ``[B, F]``; asked for where the spec has a bag."""
-        weights = mask / mask.sum(1, keepdim=True).clamp_min(1)
-        return (weights[:, None] @ patches).squeeze(1)
+        return masked_mean(patches, mask)
 
     def _thumbnails(self, patches: Tensor) -> Tensor:
         """``[B, N, F]`` -> ``[B, N, T]``."""

@@ -126,8 +126,10 @@ class MMEncoder(nn.Module):
                 h[m] = h[m] + added
                 encoded.routing[f"{m}-{stage}"] = (gates, chosen)
         for m, backbone in self.backbones.items():
-            absent = batch.pooled[m].new_zeros(len(batch), backbone.pooled_dim)
-            encoded.pooled[m] = backbone.pool(h[m], batch.masks[m]) if m in there else absent
+            if m in there:
+                encoded.pooled[m] = backbone.pool(h[m], batch.masks[m])
+            else:
+                encoded.pooled[m] = batch.pooled[m].new_zeros(len(batch), backbone.pooled_dim)
         return encoded
 
     @staticmethod

@@ -127,9 +127,7 @@ class Prefect:
         from prefect.client.base import PrefectHttpxSyncClient
 
         with PrefectHttpxSyncClient(base_url=f"http://127.0.0.1:{self.port}/api/", timeout=30) as client:
-            answer = client.request(method or ("GET" if body is None else "POST"), path, json=body)
-        answer.raise_for_status()
-        return answer.json()
+            return client.request(method or ("GET" if body is None else "POST"), path, json=body).json()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a killed server ends with its parent on Linux alone")
